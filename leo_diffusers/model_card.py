@@ -1,0 +1,40 @@
+"""Model cards: what a published model is, how it is used, under which licence, and what it may not be used for."""
+
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+
+MISUSE = """\
+## What it may not be used for
+
+Do not animate or generate the face or body of a real person without that person's consent, do not pass generated video
+off as a recording, and do not use it to deceive, harass, defame or impersonate anyone. Say that a video was generated
+wherever you show it."""
+
+CREDITS = """\
+## Credits
+
+- LEO: Y. Wang, X. Ma, X. Chen, C. Chen, A. Dantcheva, B. Dai, Y. Qiao. *LEO: Generative Latent Image Animator for
+  Human Video Synthesis*, IJCV 2024.
+- LIA: Y. Wang, D. Yang, F. Bremond, A. Dantcheva. *Latent Image Animator: Learning to Animate Images via Latent Space
+  Navigation*, ICLR 2022, and its journal version."""
+
+
+def write_model_card(
+    folder: str | Path, title: str, description: str, usage: str, license: str, tags: list[str]
+) -> None:
+    r"""
+    Writes README.md, the model card, into a model's folder.
+
+    Args:
+        folder (`str` or `Path`): The folder that `save_pretrained` made.
+        title (`str`): Heading.
+        description (`str`): Markdown: what the model is, what it was trained on and how, what was measured.
+        usage (`str`): Python code that uses it.
+        license (`str`): Hub identifier of the weights' licence, for example "cc-by-nc-4.0".
+        tags (`list[str]`): Hub tags beside the package's own.
+    """
+    data = ModelCardData(license=license, library_name="leo_diffusers", tags=["leo", "lia", "video", *tags])
+    text = f"# {title}\n\n{description}\n\n## Use\n\n```python\n{usage}\n```\n\n{MISUSE}\n\n{CREDITS}\n"
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(Path(folder) / "README.md")

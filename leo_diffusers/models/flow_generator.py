@@ -1,0 +1,183 @@
+"""The generator of LIA: latent + feature pyramid -> flow maps, occlusion masks and the frame."""
+
+import math
+
+import torch
+import torch.nn as nn
+
+from .style_blocks import BlurUpsample, EqualConv2d, EqualLinear, ModulatedConv2d, scale
+from .warping import warp
+
+
+class FlowHead(nn.Module):
+    r"""
+    Modulated 1x1 convolution without demodulation to a flow map and an occlusion mask, plus those of the scale below.
+
+    Args:
+        in_channels (`int`): Channels of the input.
+        latent_dim (`int`): Size L of the latent.
+        upsample (`bool`): Whether the scale below is half as large.
+    """
+
+    def __init__(self, in_channels: int, latent_dim: int, upsample: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, in_channels))
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.modulation = EqualLinear(latent_dim, in_channels, bias_init=1.0)
+        self.upsample = BlurUpsample() if upsample else nn.Identity()
+        self.weight_gain = 1 / math.sqrt(in_channels)
+
+    def forward(self, hidden_states: torch.Tensor, latent: torch.Tensor, logits: torch.Tensor | None) -> torch.Tensor:
+        r"""
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, C, H, W)`): What the styled convolutions made.
+            latent (`torch.Tensor` of shape `(B, L)`): The style.
+            logits (`torch.Tensor`, *optional*): The result of the scale below; None at the first.
+
+        Returns:
+            `torch.Tensor` of shape `(B, 3, H, W)` in float32: flow x, flow y and mask before tanh and sigmoid.
+        """
+        batch_size, _, height, width = hidden_states.shape
+        style = self.modulation(latent) * self.weight_gain  # (B, C)
+        # Three outputs: one small weight per sample costs less than scaling the whole input.
+        weight = self.weight * style[:, None]  # (B, 3, C)
+        new_logits = torch.bmm(weight, hidden_states.flatten(2)).float().view(batch_size, 3, height, width)
+        new_logits = new_logits + self.bias.float()[:, None, None]
+        return new_logits if logits is None else new_logits + self.upsample(logits)
+
+
+class RGBHead(nn.Module):
+    r"""
+    1x1 convolution of the warped features to RGB, plus the upsampled frame of the scale below (LIA Eq. 6).
+
+    Args:
+        in_channels (`int`): Channels of the input.
+    """
+
+    def __init__(self, in_channels: int):
+        super().__init__()
+        self.conv = EqualConv2d(in_channels, 3, 1, activation=True)
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.upsample = BlurUpsample()
+
+    def forward(self, warped_features: torch.Tensor, frame: torch.Tensor | None) -> torch.Tensor:
+        r"""(B, C, H, W) and the frame of the scale below, (B, 3, H/2, W/2) or None -> (B, 3, H, W)."""
+        new_frame = self.conv(warped_features) + self.bias[:, None, None]
+        return new_frame if frame is None else new_frame + self.upsample(frame)
+
+
+class GeneratorBlock(nn.Module):
+    r"""
+    One scale of the generator (LIA Fig. 5): two styled convolutions, flow and mask, warp, RGB.
+
+    Args:
+        in_channels (`int`): Channels of the scale below.
+        out_channels (`int`): Channels of this scale.
+        latent_dim (`int`): Size L of the latent.
+        align_corners (`bool`): See [`~models.warping.warp`].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, latent_dim: int, align_corners: bool):
+        super().__init__()
+        self.upsample_conv = ModulatedConv2d(in_channels, out_channels, latent_dim, upsample=True)
+        self.conv = ModulatedConv2d(out_channels, out_channels, latent_dim)
+        self.flow_head = FlowHead(out_channels, latent_dim)
+        self.rgb_head = RGBHead(out_channels)
+        self.align_corners = align_corners
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        latent: torch.Tensor,
+        features: torch.Tensor,
+        logits: torch.Tensor | None,
+        frame: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        r"""
+        Returns:
+            The styled features `(B, C, H, W)`, the warped and masked source features `(B, C, H, W)`, the flow head's
+            logits `(B, 3, H, W)` and the frame `(B, 3, H, W)` of this scale.
+        """
+        hidden_states = self.upsample_conv(hidden_states, latent)
+        hidden_states = self.conv(hidden_states, latent)
+        logits = self.flow_head(hidden_states, latent, logits)
+        flow, occlusion_mask = split_logits(logits)
+        warped_features = scale(warp(features, flow, self.align_corners), occlusion_mask.to(features.dtype))  # LIA Eq. 5
+        frame = self.rgb_head(warped_features, frame)
+        return hidden_states, warped_features, logits, frame
+
+
+def split_logits(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""(B, 3, H, W) -> flow (B, 2, H, W) in (-1, 1) and occlusion mask (B, 1, H, W) in (0, 1), 1 = show the source."""
+    return logits[:, :2].tanh(), logits[:, 2:].sigmoid()
+
+
+def refine(hidden_states: torch.Tensor, warped_features: torch.Tensor, occlusion_mask: torch.Tensor) -> torch.Tensor:
+    r"""Fills what the mask hides: `warped_features + hidden_states * (1 - occlusion_mask)`, all at one scale."""
+    return scale(hidden_states, 1 - occlusion_mask.to(hidden_states.dtype)).add_(warped_features)
+
+
+class FlowGenerator(nn.Module):
+    r"""
+    The generator G (LIA Sec. III-B, Fig. 5): a flow field generator and a refinement network in one.
+
+    Args:
+        latent_dim (`int`): Size L of the latent.
+        block_out_channels (`tuple[int, ...]`): Channels from the frame's size down to 4 pixels.
+        warp_source_image (`bool`): Whether the source frame itself is warped and in-painted as one more feature map
+            (LIA Sec. III-E, high resolution).
+        align_corners (`bool`): See [`~models.warping.warp`].
+    """
+
+    def __init__(
+        self, latent_dim: int, block_out_channels: tuple[int, ...], warp_source_image: bool, align_corners: bool
+    ):
+        super().__init__()
+        channels = tuple(reversed(block_out_channels))  # from 4 pixels up
+        self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
+        self.conv_in = ModulatedConv2d(channels[0], channels[0], latent_dim)
+        self.blocks = nn.ModuleList(
+            GeneratorBlock(in_channels, out_channels, latent_dim, align_corners)
+            for in_channels, out_channels in zip(channels[:-1], channels[1:])
+        )
+        self.image_flow_head = FlowHead(channels[-1], latent_dim, upsample=False) if warp_source_image else None
+        self.align_corners = align_corners
+        self.gradient_checkpointing = False
+
+    def forward(
+        self, latent: torch.Tensor, features: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        r"""
+        Args:
+            latent (`torch.Tensor` of shape `(B, L)`): Source latent plus path.
+            features (`tuple[torch.Tensor, ...]`): The source's pyramid from 8 pixels up, each `(B or 1, C, R, R)`;
+                with `warp_source_image` the source frame is its last entry.
+
+        Returns:
+            The frame `(B, 3, H, W)`, the flow maps `(B, 2, R, R)` and the occlusion masks `(B, 1, R, R)`, coarse to
+            fine.
+        """
+        constant = self.constant.repeat(latent.shape[0], 1, 1, 1).contiguous(memory_format=torch.channels_last)
+        hidden_states = self.conv_in(constant, latent)
+        logits = frame = None
+        flows, occlusion_masks = [], []
+        for block, block_features in zip(self.blocks, features):
+            if flows:
+                hidden_states = refine(hidden_states, warped_features, occlusion_masks[-1])
+            inputs = (hidden_states, latent, block_features, logits, frame)
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                outputs = self._gradient_checkpointing_func(block, *inputs)
+            else:
+                outputs = block(*inputs)
+            hidden_states, warped_features, logits, frame = outputs
+            flow, occlusion_mask = split_logits(logits)
+            flows.append(flow)
+            occlusion_masks.append(occlusion_mask)
+        if self.image_flow_head is not None:
+            hidden_states = refine(hidden_states, warped_features, occlusion_masks[-1])
+            flow, occlusion_mask = split_logits(self.image_flow_head(hidden_states, latent, logits))
+            warped_frame = warp(features[-1], flow, self.align_corners) * occlusion_mask.to(frame.dtype)
+            frame = refine(frame, warped_frame, occlusion_mask)
+            flows.append(flow)
+            occlusion_masks.append(occlusion_mask)
+        return frame, tuple(flows), tuple(occlusion_masks)

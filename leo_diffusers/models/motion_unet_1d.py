@@ -1,0 +1,523 @@
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.utils import BaseOutput
+from torch import nn
+
+
+@dataclass
+class MotionUNet1DOutput(BaseOutput):
+    r"""
+    Output of [`MotionUNet1DModel`].
+
+    Args:
+        sample (`torch.Tensor` of shape `(batch_size, motion_dim, num_sample_frames)`): The prediction for the noised
+            sample: noise, clean sample or velocity, as the scheduler was told.
+    """
+
+    sample: torch.Tensor
+
+
+# Frames that the network is given clean, (at the start, at the end) of the sequence.
+_GIVEN_FRAMES = {"none": (0, 0), "start": (1, 0), "start_end": (1, 1)}
+_MAX_NORM_GROUPS = 32
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(_MAX_NORM_GROUPS, channels), channels)
+
+
+def _zero_init(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class ResidualBlock1D(nn.Module):
+    r"""
+    Two convolutions over time; the diffusion timestep scales and shifts the second normalisation. Starts as identity
+    (or as its 1x1 skip) since the last convolution is zero.
+
+    Args:
+        in_channels (`int`): Channels in.
+        out_channels (`int`): Channels out.
+        time_dim (`int`): Size of the timestep embedding.
+        dropout (`float`): Dropout probability before the last convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, time_dim: int, dropout: float):
+        super().__init__()
+        self.norm1 = _group_norm(in_channels)
+        self.conv1 = nn.Conv1d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.time_proj = nn.Linear(time_dim, 2 * out_channels)
+        self.norm2 = _group_norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = _zero_init(nn.Conv1d(out_channels, out_channels, kernel_size=3, padding=1))
+        same_channels = in_channels == out_channels
+        self.skip = nn.Identity() if same_channels else nn.Conv1d(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, hidden_states: torch.Tensor, time_embedding: torch.Tensor) -> torch.Tensor:
+        r"""Features `(B, in_channels, F)` and embedding `(B or 1, time_dim)`, after SiLU, to `(B, out_channels, F)`."""
+        scale, shift = self.time_proj(time_embedding)[..., None].chunk(2, dim=1)  # each (B, out_channels, 1)
+        residual = self.conv1(F.silu(self.norm1(hidden_states)))
+        residual = self.norm2(residual) * (1 + scale) + shift
+        residual = self.conv2(self.dropout(F.silu(residual)))
+        return self.skip(hidden_states) + residual
+
+
+class SelfAttention1DProcessor:
+    r"""Attention of [`SelfAttention1D`] through diffusers' attention backends."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(self, attention: "SelfAttention1D", hidden_states: torch.Tensor) -> torch.Tensor:
+        query_key_value = attention.to_qkv(attention.norm(hidden_states).transpose(1, 2))  # (B, F, 3 C)
+        query, key, value = query_key_value.unflatten(-1, (3, attention.num_heads, -1)).unbind(2)  # (B, F, heads, D)
+        mixed = dispatch_attention_fn(
+            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+        return hidden_states + attention.to_out(mixed.flatten(2)).transpose(1, 2)
+
+
+class SelfAttention1D(nn.Module, AttentionModuleMixin):
+    r"""
+    Multi-head attention of every frame to every frame, with a residual connection. Starts as identity.
+
+    Args:
+        channels (`int`): Channels in and out, a multiple of `num_heads`.
+        num_heads (`int`): Number of attention heads.
+    """
+
+    _default_processor_cls = SelfAttention1DProcessor
+    _supports_qkv_fusion = False  # one projection for all three from the start
+
+    def __init__(self, channels: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = _group_norm(channels)
+        self.to_qkv = nn.Linear(channels, 3 * channels)
+        self.to_out = _zero_init(nn.Linear(channels, channels))
+        self.set_processor(self._default_processor_cls())
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        r"""Features `(B, channels, F)` to the same shape."""
+        return self.processor(self, hidden_states)
+
+
+class UNetLayer1D(nn.Module):
+    r"""
+    A residual block and, on some levels, attention; each is recomputed in the backward pass under checkpointing.
+
+    Args:
+        in_channels (`int`): Channels in.
+        out_channels (`int`): Channels out.
+        time_dim (`int`): Size of the timestep embedding.
+        num_heads (`int` or `None`): Number of attention heads; `None` for a layer without attention.
+        dropout (`float`): Dropout probability in the residual block.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, time_dim: int, num_heads: int | None, dropout: float):
+        super().__init__()
+        self.residual_block = ResidualBlock1D(in_channels, out_channels, time_dim, dropout)
+        self.attention = nn.Identity() if num_heads is None else SelfAttention1D(out_channels, num_heads)
+        self.gradient_checkpointing = False
+
+    def forward(self, hidden_states: torch.Tensor, time_embedding: torch.Tensor) -> torch.Tensor:
+        r"""Features `(B, in_channels, F)` and embedding `(B or 1, time_dim)`, after SiLU, to `(B, out_channels, F)`."""
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            # Modules, not a method of ours: torch.compile cannot trace a checkpointed bound method.
+            hidden_states = self._gradient_checkpointing_func(self.residual_block, hidden_states, time_embedding)
+            return self._gradient_checkpointing_func(self.attention, hidden_states)
+        return self.attention(self.residual_block(hidden_states, time_embedding))
+
+
+class DownBlock1D(nn.Module):
+    r"""
+    One level on the way down: layers, then, if another level follows, a convolution that halves the length.
+
+    Args:
+        layers (`list[UNetLayer1D]`): The layers, in order.
+        channels (`int`): Channels that the last layer puts out.
+        downsample (`bool`): Whether another level follows.
+    """
+
+    def __init__(self, layers: list[UNetLayer1D], channels: int, downsample: bool):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.downsample = nn.Conv1d(channels, channels, kernel_size=3, stride=2, padding=1) if downsample else None
+
+    def forward(self, hidden_states: torch.Tensor, time_embedding: torch.Tensor) -> list[torch.Tensor]:
+        r"""
+        Returns:
+            `list[torch.Tensor]`: The output `(B, channels, F)` of every layer, and of the downsampling: the skip
+            connections. The last one is the input of the next level.
+        """
+        skips = []
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, time_embedding)
+            skips.append(hidden_states)
+        if self.downsample is not None:
+            skips.append(self.downsample(hidden_states))  # (B, C, F / 2)
+        return skips
+
+
+class UpBlock1D(nn.Module):
+    r"""
+    One level on the way up: layers that each take one skip connection, then, if another level follows, nearest
+    upsampling and a convolution that double the length.
+
+    Args:
+        layers (`list[UNetLayer1D]`): The layers, in order.
+        channels (`int`): Channels that the last layer puts out.
+        upsample (`bool`): Whether another level follows.
+    """
+
+    def __init__(self, layers: list[UNetLayer1D], channels: int, upsample: bool):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.upsample = nn.Conv1d(channels, channels, kernel_size=3, padding=1) if upsample else None
+
+    def forward(
+        self, hidden_states: torch.Tensor, skips: list[torch.Tensor], time_embedding: torch.Tensor
+    ) -> torch.Tensor:
+        r"""
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, C, F)`): Features from the level below.
+            skips (`list[torch.Tensor]`): As many skip connections as layers, in the order of the layers.
+            time_embedding (`torch.Tensor` of shape `(B, time_dim)` or `(1, time_dim)`): Embedded timestep, after SiLU.
+
+        Returns:
+            `torch.Tensor` of shape `(B, channels, 2 F)`, or `(B, channels, F)` on the last level.
+        """
+        for layer, skip in zip(self.layers, skips, strict=True):
+            hidden_states = layer(torch.cat([hidden_states, skip], dim=1), time_embedding)
+        if self.upsample is not None:
+            hidden_states = self.upsample(F.interpolate(hidden_states, scale_factor=2, mode="nearest"))
+        return hidden_states
+
+
+class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
+    r"""
+    1-D U-Net of the Latent Motion Diffusion Model: predicts the noise in a sequence of motion codes (LEO Sec. 3.2).
+    The architecture is that of guided diffusion with one dimension, time.
+
+    The diffusion process runs on a standardised sample of shape `(B, motion_dim, num_sample_frames)`. What it holds
+    depends on `condition`, where mean and standard deviation are those of the training codes, per dimension:
+
+    | `condition` | given | sample, for the frames not given |
+    | --- | --- | --- |
+    | `"none"` | nothing | `(code - mean) / std` |
+    | `"start"` | the first code | `(code - first code) / std`: Linear Motion Condition (LMC) |
+    | `"start_end"` | the first and the last code | as `"start"`, and the last frame is given as well |
+
+    A residual is divided by the deviation but not shifted by the mean, so standardised first code + residual =
+    standardised code: the condition stays linear. Motion codes given to the model are never standardised by the
+    caller; [`~MotionUNet1DModel.standardize`] and [`~MotionUNet1DModel.unstandardize`] convert whole sequences.
+
+    Args:
+        motion_dim (`int`): Size M of a motion code.
+        sequence_length (`int`): Frames L of a sequence, those given included.
+        block_out_channels (`tuple[int, ...]`): Channels per level; the length halves from one level to the next.
+        layers_per_block (`int`): Residual blocks per level on the way down; one more on the way up.
+        attention_levels (`tuple[int, ...]`): Indices of the levels with attention. The middle always has it.
+        num_attention_heads (`int`): Number of attention heads.
+        condition (`str`): Which codes are given: `"none"`, `"start"` or `"start_end"`.
+        motion_mean (`tuple[float, ...]`, *optional*): Mean of the training codes per dimension; `None` for 0.
+        motion_std (`tuple[float, ...]`, *optional*): Their standard deviation; `None` for 1.
+        dropout (`float`): Dropout probability in the residual blocks.
+
+    Raises:
+        ValueError: If an argument is out of range, or if two do not fit each other.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ("DownBlock1D", "UNetLayer1D", "UpBlock1D")
+    _skip_layerwise_casting_patterns = ("norm", "time_embedding")
+
+    @register_to_config
+    def __init__(
+        self,
+        motion_dim: int = 20,
+        sequence_length: int = 64,
+        block_out_channels: tuple[int, ...] = (128, 256, 384, 512),
+        layers_per_block: int = 2,
+        attention_levels: tuple[int, ...] = (2, 3),
+        num_attention_heads: int = 4,
+        condition: str = "start",
+        motion_mean: tuple[float, ...] | None = None,
+        motion_std: tuple[float, ...] | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        _check_architecture(
+            motion_dim, sequence_length, block_out_channels, layers_per_block, attention_levels, num_attention_heads
+        )
+        if condition not in _GIVEN_FRAMES:
+            raise ValueError(f"`condition` must be one of {list(_GIVEN_FRAMES)}, got {condition!r}.")
+        _check_statistics("motion_mean", motion_mean, motion_dim)
+        _check_statistics("motion_std", motion_std, motion_dim)
+        if motion_std is not None and min(motion_std) <= 0:
+            raise ValueError(
+                f"`motion_std` must be positive in every dimension, got {motion_std}: give 1.0 where codes never vary."
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must be at least 0 and below 1, got {dropout}.")
+
+        # Not named as in the config: diffusers answers `self.motion_mean` from the config, never from the buffer.
+        self.register_buffer("code_mean", None, persistent=False)
+        self.register_buffer("code_std", None, persistent=False)
+        self._reset_statistics(device=None)
+
+        first_channels, last_channels = block_out_channels[0], block_out_channels[-1]
+        time_dim = 4 * first_channels
+        self.timesteps = Timesteps(first_channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+        # Every block starts by SiLU of the embedding: computed once, as the embedding's last activation.
+        self.time_embedding = TimestepEmbedding(first_channels, time_dim, post_act_fn="silu")
+
+        def make_layer(level: int, in_channels: int) -> UNetLayer1D:
+            num_heads = num_attention_heads if level in attention_levels else None
+            return UNetLayer1D(in_channels, block_out_channels[level], time_dim, num_heads, dropout)
+
+        self.conv_in = nn.Conv1d(motion_dim, first_channels, kernel_size=3, padding=1)
+        skip_channels = [first_channels]
+        last_level = len(block_out_channels) - 1
+
+        self.down_blocks = nn.ModuleList()
+        for level, channels in enumerate(block_out_channels):
+            in_channels = [skip_channels[-1]] + [channels] * (layers_per_block - 1)
+            layers = [make_layer(level, channels_in) for channels_in in in_channels]
+            downsample = level < last_level
+            self.down_blocks.append(DownBlock1D(layers, channels, downsample))
+            skip_channels += [channels] * (layers_per_block + downsample)
+
+        self.mid_layers = nn.ModuleList(
+            UNetLayer1D(last_channels, last_channels, time_dim, num_heads, dropout)
+            for num_heads in (num_attention_heads, None)
+        )
+
+        self.up_blocks = nn.ModuleList()
+        previous_channels = last_channels
+        for level, channels in reversed(list(enumerate(block_out_channels))):
+            in_channels = [previous_channels] + [channels] * layers_per_block
+            layers = [make_layer(level, channels_in + skip_channels.pop()) for channels_in in in_channels]
+            self.up_blocks.append(UpBlock1D(layers, channels, upsample=level > 0))
+            previous_channels = channels
+
+        self.norm_out = _group_norm(first_channels)
+        self.conv_out = _zero_init(nn.Conv1d(first_channels, motion_dim, kernel_size=3, padding=1))
+
+    @property
+    def num_sample_frames(self) -> int:
+        r"""`int`: Length of a sample along time: the frames of a sequence that are not given."""
+        return self.config.sequence_length - sum(_GIVEN_FRAMES[self.config.condition])
+
+    def standardize(self, motion_codes: torch.Tensor) -> torch.Tensor:
+        r"""
+        Turn sequences of motion codes into the samples that the diffusion process runs on.
+
+        Args:
+            motion_codes (`torch.Tensor` of shape `(B, sequence_length, motion_dim)`): Codes as the animator gives
+                them, unbounded, the frames that serve as condition included.
+
+        Returns:
+            `torch.Tensor` of shape `(B, motion_dim, num_sample_frames)`: Clean samples in the dtype of the codes.
+
+        Raises:
+            ValueError: If the shape is wrong.
+        """
+        sequence_length, motion_dim = self.config.sequence_length, self.config.motion_dim
+        if motion_codes.ndim != 3 or motion_codes.shape[1:] != (sequence_length, motion_dim):
+            raise ValueError(
+                f"`motion_codes` must have shape (B, {sequence_length}, {motion_dim}), got {tuple(motion_codes.shape)}:"
+                " cut or pad the sequences to the model's `sequence_length`."
+            )
+        codes = motion_codes.to(torch.promote_types(motion_codes.dtype, torch.float32))
+        num_before, _ = _GIVEN_FRAMES[self.config.condition]
+        origin = codes[:, :1] if num_before else self.code_mean.to(codes.device)
+        sampled_codes = codes[:, num_before : num_before + self.num_sample_frames]
+        sample = (sampled_codes - origin) / self.code_std.to(codes.device)  # m_i = alpha_i - alpha_1, LEO Eq. 2
+        return sample.transpose(1, 2).to(motion_codes.dtype)
+
+    def unstandardize(
+        self,
+        sample: torch.Tensor,
+        start_motion_code: torch.Tensor | None = None,
+        end_motion_code: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        r"""
+        Turn clean samples back into sequences of motion codes: the inverse of [`~MotionUNet1DModel.standardize`].
+
+        Args:
+            sample (`torch.Tensor` of shape `(B, motion_dim, num_sample_frames)`): Clean standardised samples.
+            start_motion_code (`torch.Tensor` of shape `(B, motion_dim)`, *optional*): The code of the first frame, as
+                the animator gives it; comes back unchanged as the first frame. With a condition only.
+            end_motion_code (`torch.Tensor` of shape `(B, motion_dim)`, *optional*): The same for the last frame. With
+                `condition="start_end"` only.
+
+        Returns:
+            `torch.Tensor` of shape `(B, sequence_length, motion_dim)`: Motion codes, unbounded, in the widest dtype
+            of the inputs.
+
+        Raises:
+            ValueError: If a shape is wrong, a condition is missing or one is given that the model does not take.
+        """
+        self._check_inputs(sample, start_motion_code, end_motion_code)
+        residuals = sample.transpose(1, 2) * self.code_std.to(sample.device)  # (B, F, M)
+        if start_motion_code is None:
+            return (residuals + self.code_mean.to(sample.device)).to(sample.dtype)
+        start = start_motion_code[:, None]
+        end = [] if end_motion_code is None else [end_motion_code[:, None]]
+        motion_codes = torch.cat([start, start + residuals, *end], dim=1)  # LEO Eq. 3
+        dtypes = [tensor.dtype for tensor in (sample, start, *end)]
+        return motion_codes.to(functools.reduce(torch.promote_types, dtypes))
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: int | torch.Tensor,
+        start_motion_code: torch.Tensor | None = None,
+        end_motion_code: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> MotionUNet1DOutput | tuple[torch.Tensor]:
+        r"""
+        Args:
+            sample (`torch.Tensor` of shape `(B, motion_dim, num_sample_frames)`): Noised standardised samples.
+            timestep (`int` or `torch.Tensor` of shape `()`, `(1,)` or `(B,)`): Diffusion timestep.
+            start_motion_code (`torch.Tensor` of shape `(B, motion_dim)`, *optional*): The code of the first frame, as
+                the animator gives it. With a condition only.
+            end_motion_code (`torch.Tensor` of shape `(B, motion_dim)`, *optional*): The same for the last frame. With
+                `condition="start_end"` only.
+            return_dict (`bool`): Whether to return a [`MotionUNet1DOutput`] and not a plain tuple.
+
+        Returns:
+            [`MotionUNet1DOutput`] or `tuple`: The prediction, in the shape and dtype of `sample`.
+
+        Raises:
+            ValueError: If a shape is wrong, a condition is missing or one is given that the model does not take.
+        """
+        self._check_inputs(sample, start_motion_code, end_motion_code)
+        timestep = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        if timestep.shape[0] not in (1, sample.shape[0]):
+            raise ValueError(
+                f"`timestep` must be one number or one per sample ({sample.shape[0]}), got {timestep.shape[0]}."
+            )
+        time_embedding = self.time_embedding(self.timesteps(timestep).to(sample.dtype))  # (B or 1, time_dim)
+
+        hidden_states = self.conv_in(self._add_given_frames(sample, start_motion_code, end_motion_code))  # (B, C, L)
+        skips = [hidden_states]
+        for down_block in self.down_blocks:
+            skips += down_block(skips[-1], time_embedding)
+        hidden_states = skips[-1]
+        for layer in self.mid_layers:
+            hidden_states = layer(hidden_states, time_embedding)
+        for up_block in self.up_blocks:
+            level_skips = [skips.pop() for _ in up_block.layers]
+            hidden_states = up_block(hidden_states, level_skips, time_embedding)
+        prediction = self.conv_out(F.silu(self.norm_out(hidden_states)))  # (B, M, L)
+
+        # Given frames carry no noise, so what the network says of them is dropped.
+        num_before, _ = _GIVEN_FRAMES[self.config.condition]
+        prediction = prediction[..., num_before : num_before + self.num_sample_frames]
+        if not return_dict:
+            return (prediction,)
+        return MotionUNet1DOutput(sample=prediction)
+
+    def _add_given_frames(
+        self, sample: torch.Tensor, start_motion_code: torch.Tensor | None, end_motion_code: torch.Tensor | None
+    ) -> torch.Tensor:
+        """LMC: alpha_1 is added to m_t, then put before it along time (LEO Sec. 3.2, below Eq. 4)."""
+        if start_motion_code is None:
+            return sample
+        # Codes are standardised in their own precision, which may be finer than that of the sample.
+        given = [code for code in (start_motion_code, end_motion_code) if code is not None]
+        given = [((code - self.code_mean) / self.code_std).to(sample.dtype)[..., None] for code in given]
+        start, *end = given  # each (B, M, 1)
+        return torch.cat([start, start + sample, *end], dim=-1)  # (B, M, L)
+
+    def _check_inputs(
+        self, sample: torch.Tensor, start_motion_code: torch.Tensor | None, end_motion_code: torch.Tensor | None
+    ) -> None:
+        motion_dim, condition = self.config.motion_dim, self.config.condition
+        if sample.ndim != 3 or sample.shape[1:] != (motion_dim, self.num_sample_frames):
+            raise ValueError(
+                f"`sample` must have shape (B, {motion_dim}, {self.num_sample_frames}) with `condition={condition!r}`,"
+                f" got {tuple(sample.shape)}: time comes last, and given frames are no part of the sample."
+            )
+        codes = {"start_motion_code": start_motion_code, "end_motion_code": end_motion_code}
+        for (name, code), is_given in zip(codes.items(), _GIVEN_FRAMES[condition]):
+            if is_given and code is None:
+                raise ValueError(f"A model with `condition={condition!r}` needs `{name}`, got None.")
+            if not is_given and code is not None:
+                raise ValueError(f"A model with `condition={condition!r}` takes no `{name}`: leave it out.")
+            if is_given and code.shape != (sample.shape[0], motion_dim):
+                raise ValueError(
+                    f"`{name}` must have shape ({sample.shape[0]}, {motion_dim}), one code per sample, got"
+                    f" {tuple(code.shape)}."
+                )
+
+    def _reset_statistics(self, device: torch.device | None) -> None:
+        mean, std, motion_dim = self.config.motion_mean, self.config.motion_std, self.config.motion_dim
+        mean = [0.0] * motion_dim if mean is None else mean
+        std = [1.0] * motion_dim if std is None else std
+        # With the dtype written out: `from_pretrained(dtype=torch.float16)` builds under that default dtype.
+        self.code_mean = torch.tensor(mean, dtype=torch.float32, device=device)
+        self.code_std = torch.tensor(std, dtype=torch.float32, device=device)
+
+    def _apply(self, fn, recurse: bool = True):
+        super()._apply(fn, recurse)
+        # `.half()` and `.to(dtype)` round every buffer: take the statistics anew from the config, in float32.
+        self._reset_statistics(device=self.code_mean.device)
+        return self
+
+
+def _check_architecture(
+    motion_dim: int,
+    sequence_length: int,
+    block_out_channels: tuple[int, ...],
+    layers_per_block: int,
+    attention_levels: tuple[int, ...],
+    num_attention_heads: int,
+) -> None:
+    if motion_dim < 1:
+        raise ValueError(f"`motion_dim` must be at least 1, got {motion_dim}.")
+    num_levels = len(block_out_channels)
+    if num_levels < 1 or min(block_out_channels) < 1:
+        raise ValueError(f"`block_out_channels` must hold a positive number per level, got {block_out_channels}.")
+    if layers_per_block < 1:
+        raise ValueError(f"`layers_per_block` must be at least 1, got {layers_per_block}.")
+    length_divisor = 2 ** (num_levels - 1)
+    if sequence_length < 1 or sequence_length % length_divisor != 0:
+        raise ValueError(
+            f"`sequence_length` must be a positive multiple of {length_divisor}, as {num_levels} levels halve it"
+            f" {num_levels - 1} times, got {sequence_length}."
+        )
+    for level in attention_levels:
+        if not 0 <= level < num_levels:
+            raise ValueError(f"`attention_levels` must lie between 0 and {num_levels - 1}, got {attention_levels}.")
+    if num_attention_heads < 1:
+        raise ValueError(f"`num_attention_heads` must be at least 1, got {num_attention_heads}.")
+    for level in (*attention_levels, num_levels - 1):  # the middle has attention in the last level's channels
+        if block_out_channels[level] % num_attention_heads != 0:
+            raise ValueError(
+                f"`num_attention_heads` ({num_attention_heads}) must divide the {block_out_channels[level]} channels"
+                f" of level {level} in `block_out_channels`."
+            )
+
+
+def _check_statistics(name: str, values: tuple[float, ...] | None, motion_dim: int) -> None:
+    if values is None:
+        return
+    if len(values) != motion_dim:
+        raise ValueError(f"`{name}` must hold `motion_dim` ({motion_dim}) numbers, got {len(values)}.")
+    # A tensor or its elements would pass as numbers here and fail much later, when the config is written as JSON.
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        raise ValueError(f"`{name}` must hold finite Python numbers, got {values}: convert tensors by `.tolist()`.")

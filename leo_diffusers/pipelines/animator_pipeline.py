@@ -1,0 +1,95 @@
+"""What the pipelines share: inputs to frames, motion codes to frames, frames to outputs."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import DiffusionPipeline
+
+from .. import video_io
+from ..models.lia import LIAModel, LIASource
+
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+CHUNK_PIXELS = {"cpu": 4 * 256**2, "other": 32 * 256**2}  # frames times pixels that fit the caches, or fill a card
+
+
+class AnimatorPipeline(DiffusionPipeline):
+    r"""
+    Base of the pipelines that render motion codes with a [`LIAModel`] as their component `animator`.
+    """
+
+    animator: LIAModel
+
+    def preprocess(self, image: PIL.Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
+        r"""
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): See [`~video_io.to_frame`]. Resized and
+                centre-cropped, with a warning where pixels are lost.
+
+        Returns:
+            `torch.Tensor` of shape `(1, 3, H, W)`: In [-1, 1], on the device that runs the models.
+        """
+        return video_io.to_frame(image, self.animator.config.frame_size)[None].to(self._execution_device)
+
+    def check_motion_codes(self, name: str, motion_codes: torch.Tensor) -> torch.Tensor:
+        r"""
+        Args:
+            name (`str`): The argument's name, for the message.
+            motion_codes (`torch.Tensor` of shape `(..., M)`): Codes from outside.
+
+        Returns:
+            `torch.Tensor` of shape `(..., M)`: float32 on the device that runs the models.
+        """
+        motion_codes = torch.as_tensor(motion_codes, dtype=torch.float32, device=self._execution_device)
+        motion_dim = self.animator.config.motion_dim
+        if motion_codes.ndim == 0 or motion_codes.shape[-1] != motion_dim:
+            raise ValueError(
+                f"`{name}` must have {motion_dim} numbers per frame in its last dimension, got the shape "
+                f"{tuple(motion_codes.shape)}."
+            )
+        if not torch.isfinite(motion_codes).all():
+            raise ValueError(f"`{name}` holds NaN or infinite values: no frame can be rendered from them.")
+        return motion_codes
+
+    def check_output_type(self, output_type: str) -> None:
+        r"""Refuses an unknown `output_type` before anything is computed."""
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
+
+    def chunk_size(self, decode_chunk_size: int | None) -> int:
+        r"""The number of frames that go through the animator at a time; None picks one for device and frame size."""
+        if decode_chunk_size is None:
+            budget = CHUNK_PIXELS["cpu" if self._execution_device.type == "cpu" else "other"]
+            return max(1, budget // self.animator.config.frame_size**2)
+        if decode_chunk_size < 1:
+            raise ValueError(f"`decode_chunk_size` must be at least 1, got {decode_chunk_size}.")
+        return decode_chunk_size
+
+    @torch.no_grad()
+    def animate(
+        self, source: LIASource, motion_codes: Iterable[torch.Tensor], decode_chunk_size: int | None = None
+    ) -> Iterator[torch.Tensor]:
+        r"""
+        Renders a source with a stream of motion codes, in constant memory.
+
+        Args:
+            source ([`LIASource`]): One source frame.
+            motion_codes (iterable of `torch.Tensor` of shape `(n, M)`): Codes in order, any number at a time.
+            decode_chunk_size (`int`, *optional*): Frames that are rendered at a time.
+
+        Yields:
+            `torch.Tensor` of shape `(n, 3, H, W)`: Frames, float32 in about [-1, 1], at most `decode_chunk_size`.
+        """
+        chunk_size = self.chunk_size(decode_chunk_size)
+        for codes in motion_codes:
+            for chunk in codes.split(chunk_size):
+                yield self.animator.decode(source, chunk).sample.float()
+
+    def postprocess(self, frames: torch.Tensor, output_type: str) -> list | np.ndarray | torch.Tensor:
+        r"""(B, F, 3, H, W) in [-1, 1] -> what `output_type` names. Pixels are mapped by fixed numbers, never stretched."""
+        if output_type == "pil":
+            return [[video_io.to_pil(frame) for frame in clip] for clip in frames.cpu()]
+        frames = video_io.to_unit_range(frames)
+        return frames if output_type == "pt" else frames.permute(0, 1, 3, 4, 2).cpu().numpy()

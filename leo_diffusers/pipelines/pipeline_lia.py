@@ -1,0 +1,274 @@
+"""LIAPipeline: a photo moves like the person in a driving video."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers.utils import replace_example_docstring
+
+from .. import video_io
+from ..models.lia import LIAModel, LIASource
+from .animator_pipeline import AnimatorPipeline
+from .pipeline_output import LEOPipelineOutput
+
+
+DrivingVideo = str | Path | video_io.VideoReader | Iterable
+
+EXAMPLE_DOC_STRING = """
+    Examples:
+        ```py
+        >>> from diffusers.utils import export_to_video, load_image
+        >>> from leo_diffusers import LIAPipeline
+
+        >>> pipeline = LIAPipeline.from_pretrained("vox-animator")
+        >>> output = pipeline(load_image("photo.png"), "driving.mp4", motion_mode="relative")
+        >>> export_to_video(output.frames[0], "animated.mp4", fps=25)
+        ```
+"""
+
+
+def batches(items: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
+    r"""Stacks a stream of equally shaped tensors, `size` at a time; the last may be smaller."""
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield torch.stack(batch)
+            batch = []
+    if batch:
+        yield torch.stack(batch)
+
+
+class LIAPipeline(AnimatorPipeline):
+    r"""
+    Animation of a still image by a driving video, and by hand along single motion directions (LIA).
+
+    Args:
+        animator ([`LIAModel`]): The image animator.
+    """
+
+    model_cpu_offload_seq = "animator"
+
+    def __init__(self, animator: LIAModel):
+        super().__init__()
+        self.register_modules(animator=animator)
+
+    def check_inputs(self, motion_mode: str, reference_frame: int | str, output_type: str) -> None:
+        r"""Refuses what cannot be carried out before anything is read."""
+        if motion_mode not in ("relative", "absolute"):
+            raise ValueError(f'`motion_mode` must be "relative" or "absolute", got {motion_mode!r}.')
+        is_index = isinstance(reference_frame, int) and not isinstance(reference_frame, bool) and reference_frame >= 0
+        if reference_frame != "auto" and not is_index:
+            raise ValueError(
+                f'`reference_frame` must be the index of a driving frame, 0 or more, or "auto", got {reference_frame!r}.'
+            )
+        self.check_output_type(output_type)
+
+    @torch.no_grad()
+    def encode_driving(self, driving_video: DrivingVideo, chunk_size: int | None = None) -> Iterator[torch.Tensor]:
+        r"""
+        Args:
+            driving_video (`str`, `Path`, [`~video_io.VideoReader`] or iterable): A file, or frames as
+                [`~video_io.to_frame`] takes them.
+            chunk_size (`int`, *optional*): Frames that are encoded at a time.
+
+        Yields:
+            `torch.Tensor` of shape `(n, M)`: Motion codes in order, read as the video is read.
+        """
+        frame_size = self.animator.config.frame_size
+        if isinstance(driving_video, (str, Path)):
+            frames = video_io.VideoReader(driving_video, frame_size=frame_size)
+        else:
+            frames = (video_io.to_frame(frame, frame_size) for frame in driving_video)
+        num_frames = 0
+        for batch in batches(frames, self.chunk_size(chunk_size)):
+            num_frames += len(batch)
+            yield self.animator.encode_motion(batch.to(self._execution_device))
+        if num_frames == 0:
+            raise ValueError("`driving_video` holds no frames.")
+
+    def transfer_motion(
+        self,
+        source: LIASource,
+        driving_codes: Iterable[torch.Tensor],
+        motion_mode: str = "relative",
+        reference_frame: int | str = 0,
+    ) -> Iterator[torch.Tensor]:
+        r"""
+        Turns the motion codes of a driving video into those of the source: LIA Eq. 11 (absolute) or 12 (relative).
+
+        Args:
+            source ([`LIASource`]): The source frame.
+            driving_codes (iterable of `torch.Tensor` of shape `(n, M)`): Codes of the driving frames in order. They
+                are held back until the reference frame is known: with "auto", to the end.
+            motion_mode (`str`): "relative" adds the driving motion since the reference frame to the source's pose;
+                "absolute" takes the driving pose over.
+            reference_frame (`int` or `str`): Driving frame that corresponds to the source's pose; "auto" is the one
+                whose code is nearest to the source's.
+
+        Yields:
+            `torch.Tensor` of shape `(n, M)`: Codes to render.
+        """
+        if motion_mode == "absolute":
+            yield from driving_codes
+            return
+        held_back = []
+        offset = None
+        for codes in driving_codes:
+            if offset is None:
+                held_back.append(codes)
+                num_held = sum(len(held) for held in held_back)
+                if reference_frame == "auto" or num_held <= reference_frame:
+                    continue
+                codes = torch.cat(held_back)
+                offset = source.motion_code - codes[reference_frame]
+            yield codes + offset
+        if offset is not None:
+            return
+        codes = torch.cat(held_back)
+        if reference_frame != "auto":
+            raise ValueError(
+                f"`reference_frame` is {reference_frame}, but the driving video has {len(codes)} frames: choose one "
+                f"from 0 to {len(codes) - 1}."
+            )
+        nearest = (codes - source.motion_code).square().sum(dim=1).argmin()
+        yield codes + (source.motion_code - codes[nearest])
+
+    @torch.no_grad()
+    def stream(
+        self,
+        image: PIL.Image.Image | np.ndarray | torch.Tensor,
+        driving_video: DrivingVideo,
+        motion_mode: str = "relative",
+        reference_frame: int | str = 0,
+        decode_chunk_size: int | None = None,
+    ) -> Iterator[torch.Tensor]:
+        r"""
+        Animates while the driving video is read: memory does not grow with its length.
+
+        Args: as [`~LIAPipeline.__call__`].
+
+        Yields:
+            `torch.Tensor` of shape `(n, 3, H, W)`: Frames, float32 in about [-1, 1].
+        """
+        self.check_inputs(motion_mode, reference_frame, "pt")
+        source = self.animator.encode_source(self.preprocess(image))
+        driving_codes = self.encode_driving(driving_video, decode_chunk_size)
+        motion_codes = self.transfer_motion(source, driving_codes, motion_mode, reference_frame)
+        yield from self.animate(source, motion_codes, decode_chunk_size)
+
+    @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    def __call__(
+        self,
+        image: PIL.Image.Image | np.ndarray | torch.Tensor,
+        driving_video: DrivingVideo,
+        motion_mode: str = "relative",
+        reference_frame: int | str = 0,
+        decode_chunk_size: int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> LEOPipelineOutput | tuple:
+        r"""
+        Animates `image` with the motion of `driving_video`. All frames are returned at once; [`~LIAPipeline.stream`]
+        serves long videos.
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): The source; cropped and resized where needed.
+            driving_video (`str`, `Path`, [`~video_io.VideoReader`] or iterable): A file, or frames.
+            motion_mode (`str`): "relative" (the source keeps its pose and adds the driving motion) or "absolute".
+            reference_frame (`int` or `str`): For relative motion, the driving frame that corresponds to the source's
+                pose; "auto" is the one whose motion code is nearest to the source's.
+            decode_chunk_size (`int`, *optional*): Frames that go through the animator at a time.
+            output_type (`str`): "pil", "np", "pt", or "latent" for the motion codes alone.
+            return_dict (`bool`): Whether to return an output object instead of a tuple.
+
+        Examples:
+
+        Returns:
+            [`LEOPipelineOutput`] or `tuple`: One clip and its motion codes.
+        """
+        self.check_inputs(motion_mode, reference_frame, output_type)
+        source = self.animator.encode_source(self.preprocess(image))
+        driving_codes = self.encode_driving(driving_video, decode_chunk_size)
+        motion_codes = torch.cat(list(self.transfer_motion(source, driving_codes, motion_mode, reference_frame)))
+        return self.render(source, motion_codes, decode_chunk_size, output_type, return_dict)
+
+    @torch.no_grad()
+    def manipulate(
+        self,
+        image: PIL.Image.Image | np.ndarray | torch.Tensor,
+        directions: dict[int, float],
+        num_frames: int = 1,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> LEOPipelineOutput | tuple:
+        r"""
+        Moves `image` along single motion directions (LIA Fig. 11).
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): The source.
+            directions (`dict[int, float]`): Direction index, from 0, to the amount added to the source's code.
+            num_frames (`int`): Frames of an even walk that ends at the full amounts.
+            output_type (`str`): "pil", "np", "pt" or "latent".
+            return_dict (`bool`): Whether to return an output object instead of a tuple.
+
+        Returns:
+            [`LEOPipelineOutput`] or `tuple`: One clip of `num_frames` frames and its motion codes.
+        """
+        self.check_output_type(output_type)
+        if num_frames < 1:
+            raise ValueError(f"`num_frames` must be at least 1, got {num_frames}.")
+        motion_dim = self.animator.config.motion_dim
+        step = torch.zeros(motion_dim)
+        for direction, amount in directions.items():
+            if isinstance(direction, bool) or not isinstance(direction, int) or not 0 <= direction < motion_dim:
+                raise ValueError(
+                    f"`directions` must be indices from 0 to {motion_dim - 1}, the model's motion directions, got "
+                    f"{direction!r}."
+                )
+            step[direction] = amount
+        step = self.check_motion_codes("directions", step)
+        source = self.animator.encode_source(self.preprocess(image))
+        progress = torch.arange(1, num_frames + 1, device=step.device)[:, None] / num_frames  # (F, 1)
+        return self.render(source, source.motion_code + progress * step, None, output_type, return_dict)
+
+    @torch.no_grad()
+    def reference(
+        self,
+        image: PIL.Image.Image | np.ndarray | torch.Tensor,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> LEOPipelineOutput | tuple:
+        r"""
+        The reference image x_r of `image`: its appearance without any motion (LIA Sec. V).
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): The source.
+            output_type (`str`): "pil", "np", "pt" or "latent".
+            return_dict (`bool`): Whether to return an output object instead of a tuple.
+
+        Returns:
+            [`LEOPipelineOutput`] or `tuple`: One clip of one frame and its zero motion code.
+        """
+        self.check_output_type(output_type)
+        source = self.animator.encode_source(self.preprocess(image))
+        return self.render(source, torch.zeros_like(source.motion_code), None, output_type, return_dict)
+
+    def render(
+        self,
+        source: LIASource,
+        motion_codes: torch.Tensor,
+        decode_chunk_size: int | None,
+        output_type: str,
+        return_dict: bool,
+    ) -> LEOPipelineOutput | tuple:
+        r"""Motion codes (F, M) of one clip to the pipeline's output."""
+        frames = motion_codes = motion_codes.float()[None]
+        if output_type != "latent":
+            frames = torch.cat([chunk.cpu() for chunk in self.animate(source, motion_codes, decode_chunk_size)])
+            frames = self.postprocess(frames[None], output_type)
+        self.maybe_free_model_hooks()
+        return LEOPipelineOutput(frames, motion_codes) if return_dict else (frames, motion_codes)

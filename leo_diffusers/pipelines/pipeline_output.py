@@ -1,0 +1,21 @@
+"""What every pipeline of the package returns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers.utils import BaseOutput
+
+
+@dataclass
+class LEOPipelineOutput(BaseOutput):
+    r"""
+    Args:
+        frames (`list[list[PIL.Image.Image]]`, `np.ndarray` or `torch.Tensor`): One clip per entry: lists of images,
+            `(B, F, H, W, 3)` in [0, 1] for "np", `(B, F, 3, H, W)` in [0, 1] for "pt".
+        motion_codes (`torch.Tensor` of shape `(B, F, M)`): The motion code of every frame, float32.
+    """
+
+    frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor
+    motion_codes: torch.Tensor | None = None

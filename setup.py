@@ -1,0 +1,53 @@
+"""Installs leo_diffusers: `pip install .`, with extras for what the core does not need."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+root = Path(__file__).parent
+version = re.search(r'^__version__ = "(.+)"', (root / "leo_diffusers" / "__init__.py").read_text(), re.MULTILINE)[1]
+
+extras = {
+    # Editing a first frame: detectors for ControlNet.
+    "edit": ["controlnet-aux>=0.0.10", "opencv-python-headless", "torchvision"],
+    "train": ["tensorboard", "datasets"],
+    "eval": ["torchmetrics", "scipy", "lpips", "torchvision", "matplotlib"],
+    "app": ["gradio"],
+}
+extras["test"] = ["pytest", "ruff", *extras["train"]]
+
+setup(
+    name="leo_diffusers",
+    version=version,
+    description="LEO and LIA in diffusers form: animate people, generate and edit human video",
+    long_description=(root / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    author="The leo_diffusers contributors",
+    keywords="diffusion image animation video generation pytorch diffusers",
+    packages=find_packages(include=["leo_diffusers", "leo_diffusers.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "torch>=2.6",
+        "diffusers>=0.40.0",
+        "transformers>=4.41",
+        "accelerate>=1.0",
+        "safetensors>=0.8.0",
+        "huggingface_hub>=1.23",
+        "numpy",
+        "Pillow",
+        "imageio-ffmpeg>=0.6.0",
+        "tqdm",
+    ],
+    extras_require=extras,
+    entry_points={"console_scripts": ["leo-diffusers=leo_diffusers.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Multimedia :: Video",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
