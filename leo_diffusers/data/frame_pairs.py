@@ -1,0 +1,153 @@
+"""Pairs of frames of one clip, drawn at random: what stage 1 learns from. Clips are decoded as they are needed."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from .. import video_io
+from .video_clips import VideoClip
+
+
+class FrameReader:
+    r"""
+    Frames of clips by number. Clips that fit the cache are decoded once, whole; of others single frames are sought.
+
+    Args:
+        frame_size (`int`): Height and width of the frames, pixels.
+        cache_size (`int`): Bytes of decoded frames that are kept, in this process.
+    """
+
+    def __init__(self, frame_size: int, cache_size: int):
+        self.frame_size = frame_size
+        self.cache_size = cache_size
+        self._cached: dict[VideoClip, np.ndarray] = {}
+        self._cached_bytes = 0
+
+    def read(self, clip: VideoClip, indices: list[int]) -> torch.Tensor:
+        r"""
+        Args:
+            clip ([`VideoClip`]): The clip.
+            indices (`list[int]`): Frame numbers within the clip.
+
+        Returns:
+            `torch.Tensor` of shape `(n, 3, H, W)`: In [-1, 1], in the order of `indices`.
+        """
+        num_bytes = clip.num_frames * 3 * self.frame_size**2
+        if clip not in self._cached and self._cached_bytes + num_bytes <= self.cache_size:
+            # Kept as bytes, a quarter of the memory; they are what the file holds, so nothing is lost.
+            reader = video_io.VideoReader(clip.path, self.frame_size, clip.start_frame, clip.num_frames)
+            self._cached[clip] = np.stack([video_io.to_uint8(frame) for frame in reader])
+            self._cached_bytes += num_bytes
+        if clip in self._cached:
+            # A damaged clip may end before its header says so.
+            last = len(self._cached[clip]) - 1
+            return torch.stack([video_io.to_frame(self._cached[clip][min(i, last)]) for i in indices])
+        starts = [clip.start_frame + i for i in indices]
+        return torch.cat([video_io.read_video(clip.path, self.frame_size, start, num_frames=1) for start in starts])
+
+
+class FramePairs(Dataset):
+    r"""
+    Source and driving frames of one clip. An item is asked for by its position in an endless, seeded sequence, so that
+    a resumed run continues with exactly the pairs that the uninterrupted run would have seen.
+
+    Args:
+        clips (`list[VideoClip]`): From [`~data.video_clips.find_clips`].
+        frame_size (`int`): Height and width of the frames, pixels.
+        pairs_per_clip (`int`): Visits to each clip in an epoch; every epoch has its own order.
+        horizontal_flip (`bool`): Whether half of the pairs are mirrored.
+        color_jitter (`float`): Largest relative change of brightness, contrast and saturation, the same for both
+            frames; 0 for none.
+        seed (`int`): Seed of order and draws.
+        cache_gigabytes (`float`): Memory for decoded clips, in each worker process.
+    """
+
+    def __init__(
+        self,
+        clips: list[VideoClip],
+        frame_size: int,
+        pairs_per_clip: int = 1,
+        horizontal_flip: bool = True,
+        color_jitter: float = 0.0,
+        seed: int = 0,
+        cache_gigabytes: float = 4.0,
+    ):
+        if not clips:
+            raise ValueError("`clips` is empty: there is nothing to draw pairs from.")
+        self.clips = clips
+        self.pairs_per_clip = pairs_per_clip
+        self.horizontal_flip = horizontal_flip
+        self.color_jitter = color_jitter
+        self.seed = seed
+        self.reader = FrameReader(frame_size, int(cache_gigabytes * 1e9))
+
+    def __len__(self) -> int:
+        r"""Pairs in an epoch."""
+        return len(self.clips) * self.pairs_per_clip
+
+    def clip_at(self, position: int) -> VideoClip:
+        r"""The clip that the pair at `position` of the endless sequence is drawn from."""
+        epoch, index = divmod(position, len(self))
+        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self))
+        return self.clips[order[index] % len(self.clips)]
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        r"""
+        Args:
+            position (`int`): Place in the endless sequence, 0 or more.
+
+        Returns:
+            `dict`: `source_frame` and `driving_frame`, each `(3, H, W)` in [-1, 1].
+        """
+        random = np.random.default_rng([self.seed, 1, position])
+        clip = self.clip_at(position)
+        indices = random.choice(clip.num_frames, size=2, replace=False)
+        pair = self.reader.read(clip, indices.tolist())
+        if self.horizontal_flip and random.random() < 0.5:
+            pair = pair.flip(-1)
+        if self.color_jitter:
+            pair = jitter_color(pair, *random.uniform(1 - self.color_jitter, 1 + self.color_jitter, size=3))
+        return {"source_frame": pair[0], "driving_frame": pair[1]}
+
+
+def jitter_color(frames: torch.Tensor, brightness: float, contrast: float, saturation: float) -> torch.Tensor:
+    r"""
+    Changes brightness, then contrast, then saturation, each by a factor, alike for all frames.
+
+    Args:
+        frames (`torch.Tensor` of shape `(F, 3, H, W)`): In [-1, 1].
+        brightness (`float`): Factor on the pixels, counted from black.
+        contrast (`float`): Factor on the distance from the mean grey.
+        saturation (`float`): Factor on the distance from each pixel's grey.
+
+    Returns:
+        `torch.Tensor` of shape `(F, 3, H, W)`: In [-1, 1].
+    """
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # luma, ITU-R BT.601
+    frames = ((frames + 1) * brightness - 1).clamp(-1, 1)
+    mean = (frames * weights).sum(dim=1).mean()
+    frames = (mean + (frames - mean) * contrast).clamp(-1, 1)
+    grey = (frames * weights).sum(dim=1, keepdim=True)
+    return (grey + (frames - grey) * saturation).clamp(-1, 1)
+
+
+class EndlessSampler(Sampler[int]):
+    r"""
+    Positions of an endless sequence, from `start` on: the data's side of an exact resume.
+
+    Args:
+        start (`int`): First position.
+        stop (`int`): End of the run.
+    """
+
+    def __init__(self, start: int, stop: int):
+        self.start = start
+        self.stop = stop
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)

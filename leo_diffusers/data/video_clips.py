@@ -1,0 +1,186 @@
+"""A folder of videos -> the clips that can be trained on, each looked at once, and what is wrong with the others."""
+
+import csv
+import logging
+import warnings
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from .. import video_io
+
+
+logger = logging.getLogger(__name__)
+
+SHARPNESS_SIZE = 256  # below this many pixels upscaling cannot be told from softness
+UPSCALED_ENERGY = 2e-4  # share of the spectrum's energy above half of the highest frequency; see `is_upscaled`
+
+
+@dataclass(frozen=True)
+class VideoClip:
+    r"""
+    One clip of a data set.
+
+    Args:
+        path (`Path`): Video file or folder of frames.
+        name (`str`): Its path below the data set's folder.
+        num_frames (`int`): Frames that may be used, from `start_frame` on.
+        frames_per_second (`float`): Its frame rate.
+        start_frame (`int`): The first frame that may be used.
+    """
+
+    path: Path
+    name: str
+    num_frames: int
+    frames_per_second: float
+    start_frame: int = 0
+
+
+@dataclass
+class ClipReport:
+    r"""
+    What a scan found beside good clips, by clip name.
+
+    Args:
+        unreadable (`dict[str, str]`): Clips that are skipped since they cannot be read, with the reason.
+        too_short (`dict[str, int]`): Clips that are skipped, with their number of frames.
+        upscaled (`dict[str, int]`): Clips that are kept although smaller than the training size, with their size.
+    """
+
+    unreadable: dict[str, str] = field(default_factory=dict)
+    too_short: dict[str, int] = field(default_factory=dict)
+    upscaled: dict[str, int] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        r"""One line per kind of finding, naming the clips; empty where all is well."""
+        parts = []
+        if self.unreadable:
+            reasons = "; ".join(f"{name} ({reason})" for name, reason in self.unreadable.items())
+            parts.append(f"Skipped {len(self.unreadable)} unreadable: {reasons}")
+        if self.too_short:
+            lengths = ", ".join(f"{name} ({length} frames)" for name, length in self.too_short.items())
+            parts.append(f"Skipped {len(self.too_short)} too short: {lengths}")
+        if self.upscaled:
+            sizes = ", ".join(f"{name} ({size} pixels)" for name, size in self.upscaled.items())
+            parts.append(
+                f"{len(self.upscaled)} with less detail than the training size, which teaches a model to be soft: {sizes}"
+            )
+        return "\n".join(parts)
+
+
+def detail_size(frame: torch.Tensor) -> int:
+    r"""
+    Estimates at which size a frame was really recorded, from where its spectrum ends.
+
+    Args:
+        frame (`torch.Tensor` of shape `(3, H, W)`): In [-1, 1].
+
+    Returns:
+        `int`: `min(H, W)`, or half of it where the upper half of the spectrum is empty: upscaled footage.
+    """
+    size = min(frame.shape[-2:])
+    if size < SHARPNESS_SIZE:
+        return size
+    grey = frame.mean(dim=0)[:size, :size].numpy()
+    window = np.hanning(size)
+    spectrum = np.abs(np.fft.rfft2((grey - grey.mean()) * np.outer(window, window))) ** 2
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
+    high = spectrum[(frequency > 0.25) & (frequency < 0.5)].sum()
+    return size if high > UPSCALED_ENERGY * spectrum.sum() else size // 2
+
+
+def read_splits(folder: Path) -> dict[str, str]:
+    r"""
+    The optional metadata.csv of a data set (columns file_name, split).
+
+    Args:
+        folder (`Path`): The data set.
+
+    Returns:
+        `dict[str, str]`: Split by clip name; empty without the file.
+    """
+    path = folder / "metadata.csv"
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file)
+        if not {"file_name", "split"} <= set(rows.fieldnames or ()):
+            raise ValueError(f"{path} must have the columns file_name and split, got {rows.fieldnames}.")
+        return {row["file_name"]: row["split"] for row in rows}
+
+
+def find_clips(
+    folder: str | Path, min_frames: int = 2, min_size: int | None = None, split: str | None = "train"
+) -> tuple[list[VideoClip], ClipReport]:
+    r"""
+    Looks at every clip of a folder once, so that training meets no surprise.
+
+    Args:
+        folder (`str` or `Path`): Searched recursively for video files and folders of numbered frames; an optional
+            metadata.csv assigns clips to splits.
+        min_frames (`int`): Shorter clips are skipped.
+        min_size (`int`, *optional*): Clips with less detail than this many pixels are reported as upscaled.
+        split (`str`, *optional*): Clips of other splits are left out; those that metadata.csv does not name are kept.
+
+    Returns:
+        `tuple[list[VideoClip], ClipReport]`: Good clips in the order of their names, and the findings.
+
+    Raises:
+        FileNotFoundError: Where there is no such folder.
+        ValueError: Where no clip is left.
+    """
+    folder = Path(folder)
+    splits = read_splits(folder) if folder.is_dir() else {}
+    clips, report = [], ClipReport()
+    for path in tqdm(video_io.find_videos(folder), desc="Looking at clips", unit="clip", leave=False):
+        name = path.relative_to(folder).as_posix()
+        if split is not None and splits.get(name, split) != split:
+            continue
+        try:
+            with warnings.catch_warnings():
+                # A clip that ends early is read as far as it goes; what is left decides.
+                warnings.simplefilter("ignore")
+                reader = video_io.VideoReader(path)
+                first_frame = next(iter(reader))
+        except (ValueError, OSError, RuntimeError, StopIteration) as error:
+            report.unreadable[name] = str(error) or "no frames"
+            continue
+        if len(reader) < min_frames:
+            report.too_short[name] = len(reader)
+            continue
+        size = detail_size(first_frame)
+        if min_size is not None and size < min_size:
+            report.upscaled[name] = size
+        clips.append(VideoClip(path, name, len(reader), reader.frames_per_second))
+    if report.summary():
+        logger.warning(report.summary())
+    if not clips:
+        raise ValueError(f"No clip in {folder} can be used. {report.summary()}")
+    return clips, report
+
+
+def hold_out_frames(clips: list[VideoClip], fraction: float) -> tuple[list[VideoClip], list[VideoClip]]:
+    r"""
+    Cuts the end off every clip, for validation on people that were seen in motions that were not.
+
+    Args:
+        clips (`list[VideoClip]`): Whole clips.
+        fraction (`float`): Share of each clip's frames that is held out, at least two frames.
+
+    Returns:
+        `tuple[list[VideoClip], list[VideoClip]]`: Clips to train on and clips to validate on; clips that are too short
+        to be cut are only trained on.
+    """
+    kept, held_out = [], []
+    for clip in clips:
+        num_held = max(2, round(fraction * clip.num_frames))
+        num_kept = clip.num_frames - num_held
+        if num_kept < 2:
+            kept.append(clip)
+            continue
+        kept.append(replace(clip, num_frames=num_kept))
+        held_out.append(replace(clip, num_frames=num_held, start_frame=clip.start_frame + num_kept))
+    return kept, held_out
