@@ -1,0 +1,46 @@
+"""Publishing a trained model: to its folder with a model card, and to the Hub."""
+
+import argparse
+from pathlib import Path
+
+from accelerate import Accelerator
+from huggingface_hub import HfApi
+
+
+def hub_repository(accelerator: Accelerator, args: argparse.Namespace) -> str | None:
+    r"""
+    Creates the repository that `--push_to_hub` will fill, before any work is done that its refusal would waste.
+
+    Returns:
+        `str` or None: The repository's id.
+    """
+    if not args.push_to_hub or not accelerator.is_main_process:
+        return None
+    name = args.hub_model_id or Path(args.output_dir).resolve().name
+    return HfApi(token=args.hub_token).create_repo(name, exist_ok=True).repo_id
+
+
+def upload_model(args: argparse.Namespace, repository: str) -> None:
+    r"""Uploads the output folder, without training state and hidden files."""
+    HfApi(token=args.hub_token).upload_folder(
+        repo_id=repository,
+        folder_path=str(args.output_dir),
+        commit_message="End of training",
+        ignore_patterns=["checkpoint-*", ".*", f"{args.logging_dir}/*"],
+    )
+
+
+def command_line(script: str, args: argparse.Namespace, defaults: dict) -> str:
+    r"""The command that repeats a run: a script's name and those arguments that differ from their defaults."""
+    words = [f"accelerate launch examples/{script}"]
+    for name, value in vars(args).items():
+        if name in ("hub_token", "resume_from_checkpoint", "push_to_hub") or value == defaults.get(name):
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{name}")
+        elif isinstance(value, (list, tuple)):
+            words.append(f"--{name} {' '.join(map(str, value))}")
+        else:
+            # Folders are told by their last part: a card does not tell how a disk is laid out.
+            words.append(f"--{name} {value.name if isinstance(value, Path) else value}")
+    return " \\\n  ".join(words)

@@ -1,0 +1,132 @@
+"""What a run shows of itself: numbers as JSON lines, pictures and videos on disk and in TensorBoard."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from .. import video_io
+
+
+def append_metrics(path: Path, step: int, values: dict[str, float]) -> None:
+    r"""
+    Adds a line to a JSON-lines file; lines of later steps, left by a run that was resumed from before them, go.
+
+    Args:
+        path (`Path`): The file.
+        step (`int`): Optimisation steps so far.
+        values (`dict[str, float]`): Numbers by name.
+    """
+    lines = path.read_text().splitlines() if path.exists() else []
+    lines = [line for line in lines if json.loads(line)["step"] < step]
+    lines.append(json.dumps({"step": step, **values}))
+    partial = path.with_suffix(".partial")
+    partial.write_text("\n".join(lines) + "\n")
+    partial.replace(path)
+
+
+def frame_grid(rows: list[torch.Tensor]) -> torch.Tensor:
+    r"""Rows of frames, each (n, 3, H, W) -> one picture (3, rows * H, n * W)."""
+    return torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+
+
+def write_grid(accelerator: Accelerator, folder: Path, name: str, step: int, rows: list[torch.Tensor]) -> None:
+    r"""
+    Writes rows of frames as one picture, to disk and to the trackers.
+
+    Args:
+        accelerator ([`Accelerator`]): Of the run.
+        folder (`Path`): The run's folder; the picture goes to its `validation`.
+        name (`str`): What is shown.
+        step (`int`): Optimisation steps so far.
+        rows (`list[torch.Tensor]`): Frames (n, 3, H, W) in [-1, 1].
+    """
+    grid = frame_grid(rows).cpu()
+    (folder / "validation").mkdir(exist_ok=True)
+    video_io.write_image(folder / "validation" / f"{name}-{step:07d}.png", grid)
+    for tracker in accelerator.trackers:
+        if hasattr(tracker, "log_images"):
+            tracker.log_images({name: video_io.to_uint8(grid)[None]}, step=step)
+
+
+def write_clip(
+    accelerator: Accelerator, folder: Path, name: str, step: int, frames: torch.Tensor, frames_per_second: float
+) -> None:
+    r"""
+    Writes a clip as mp4, and to TensorBoard.
+
+    Args:
+        accelerator ([`Accelerator`]): Of the run.
+        folder (`Path`): The run's folder; the clip goes to its `validation`.
+        name (`str`): What is shown.
+        step (`int`): Optimisation steps so far.
+        frames (`torch.Tensor` of shape `(F, 3, H, W)`): In [-1, 1].
+        frames_per_second (`float`): Frame rate.
+    """
+    (folder / "validation").mkdir(exist_ok=True)
+    with video_io.VideoWriter(folder / "validation" / f"{name}-{step:07d}.mp4", frames_per_second) as writer:
+        writer.write(frames)
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            log_animation(tracker.writer, name, step, frames, frames_per_second)
+
+
+def log_animation(writer: object, name: str, step: int, frames: torch.Tensor, frames_per_second: float) -> None:
+    r"""Hands TensorBoard a clip as an animated GIF, which its image panel plays; `add_video` would need moviepy."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    images = [video_io.to_pil(frame) for frame in frames.cpu()]
+    buffer = io.BytesIO()
+    images[0].save(
+        buffer, "GIF", save_all=True, append_images=images[1:], duration=round(1000 / frames_per_second), loop=0
+    )
+    image = Summary.Image(
+        height=images[0].height, width=images[0].width, colorspace=3, encoded_image_string=buffer.getvalue()
+    )
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+
+
+def reconstruction_metrics(frames: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    r"""
+    Args:
+        frames (`torch.Tensor` of shape `(F, 3, H, W)`): Rendered, about [-1, 1].
+        targets (`torch.Tensor` of shape `(F, 3, H, W)`): Real, [-1, 1].
+
+    Returns:
+        `dict[str, float]`: Mean "l1" with pixels in [0, 1], as the papers give it, and mean "psnr" in decibels.
+    """
+    errors = (video_io.to_unit_range(frames) - video_io.to_unit_range(targets)).float()
+    mse = errors.square().mean(dim=(1, 2, 3)).clamp(min=1e-10)  # equal frames have no finite PSNR
+    return {"l1": errors.abs().mean().item(), "psnr": (-10 * mse.log10()).mean().item()}
+
+
+def motion_statistics(samples: torch.Tensor, data: torch.Tensor) -> dict[str, float]:
+    r"""
+    How generated motion compares with real motion: 1 is equal.
+
+    Args:
+        samples (`torch.Tensor` of shape `(N, L, M)`): Generated codes.
+        data (`torch.Tensor` of shape `(N, L, M)`): Real codes.
+
+    Returns:
+        `dict[str, float]`: Ratios of standard deviation ("spread", its lowest and highest direction) and of the power
+        of velocities in the lowest and the highest third of frequencies ("slow", "fast").
+    """
+    spread = samples.std(dim=(0, 1)) / data.std(dim=(0, 1)).clamp(min=1e-8)
+
+    def velocity_spectrum(codes: torch.Tensor) -> np.ndarray:
+        scaled = codes.diff(dim=1) / data.std(dim=(0, 1)).clamp(min=1e-8)
+        return torch.fft.rfft(scaled, dim=1).abs().square().mean(dim=(0, 2)).cpu().numpy()
+
+    real, fake = velocity_spectrum(data), velocity_spectrum(samples)
+    third = len(real) // 3
+    return {
+        "spread": spread.mean().item(),
+        "spread_min": spread.min().item(),
+        "spread_max": spread.max().item(),
+        "slow": float(fake[:third].sum() / real[:third].sum()),
+        "fast": float(fake[-third:].sum() / real[-third:].sum()),
+    }
