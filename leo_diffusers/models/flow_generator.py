@@ -5,8 +5,11 @@ import math
 import torch
 import torch.nn as nn
 
-from .style_blocks import BlurUpsample, EqualConv2d, EqualLinear, ModulatedConv2d, scale
+from .style_blocks import BlurUpsample, EqualLinear, EqualPointwise, ModulatedConv2d, scale
 from .warping import warp
+
+
+CACHE_BYTES = 24 * 2**20  # larger tensors miss the caches, and the C library gives their memory back each time
 
 
 class FlowHead(nn.Module):
@@ -37,12 +40,12 @@ class FlowHead(nn.Module):
         Returns:
             `torch.Tensor` of shape `(B, 3, H, W)` in float32: flow x, flow y and mask before tanh and sigmoid.
         """
-        batch_size, _, height, width = hidden_states.shape
         style = self.modulation(latent) * self.weight_gain  # (B, C)
         # Three outputs: one small weight per sample costs less than scaling the whole input.
-        weight = self.weight * style[:, None]  # (B, 3, C)
-        new_logits = torch.bmm(weight, hidden_states.flatten(2)).float().view(batch_size, 3, height, width)
-        new_logits = new_logits + self.bias.float()[:, None, None]
+        weight = self.weight.T * style[:, :, None]  # (B, C, 3)
+        pixels = hidden_states.flatten(2).transpose(1, 2)  # (B, H * W, C), as it lies in memory
+        new_logits = torch.bmm(pixels, weight).float() + self.bias.float()
+        new_logits = new_logits.transpose(1, 2).unflatten(2, hidden_states.shape[2:])
         return new_logits if logits is None else new_logits + self.upsample(logits)
 
 
@@ -56,7 +59,7 @@ class RGBHead(nn.Module):
 
     def __init__(self, in_channels: int):
         super().__init__()
-        self.conv = EqualConv2d(in_channels, 3, 1, activation=True)
+        self.conv = EqualPointwise(in_channels, 3, activation=True)
         self.bias = nn.Parameter(torch.zeros(3))
         self.upsample = BlurUpsample()
 
@@ -92,19 +95,21 @@ class GeneratorBlock(nn.Module):
         features: torch.Tensor,
         logits: torch.Tensor | None,
         frame: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         r"""
         Returns:
             The styled features `(B, C, H, W)`, the warped and masked source features `(B, C, H, W)`, the flow head's
-            logits `(B, 3, H, W)` and the frame `(B, 3, H, W)` of this scale.
+            logits `(B, 3, H, W)`, their flow `(B, 2, H, W)` and mask `(B, 1, H, W)`, and the frame `(B, 3, H, W)` of
+            this scale.
         """
         hidden_states = self.upsample_conv(hidden_states, latent)
         hidden_states = self.conv(hidden_states, latent)
         logits = self.flow_head(hidden_states, latent, logits)
         flow, occlusion_mask = split_logits(logits)
-        warped_features = scale(warp(features, flow, self.align_corners), occlusion_mask.to(features.dtype))  # LIA Eq. 5
+        warped_features = scale(warp(features, flow, self.align_corners), occlusion_mask)  # LIA Eq. 5
+        warped_features = warped_features.to(hidden_states.dtype)
         frame = self.rgb_head(warped_features, frame)
-        return hidden_states, warped_features, logits, frame
+        return hidden_states, warped_features, logits, flow, occlusion_mask, frame
 
 
 def split_logits(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,6 +119,8 @@ def split_logits(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def refine(hidden_states: torch.Tensor, warped_features: torch.Tensor, occlusion_mask: torch.Tensor) -> torch.Tensor:
     r"""Fills what the mask hides: `warped_features + hidden_states * (1 - occlusion_mask)`, all at one scale."""
+    # What is sampled comes channels first; adding across two layouts costs several times the copy.
+    warped_features = warped_features.contiguous(memory_format=torch.channels_last)
     return scale(hidden_states, 1 - occlusion_mask.to(hidden_states.dtype)).add_(warped_features)
 
 
@@ -150,7 +157,7 @@ class FlowGenerator(nn.Module):
         r"""
         Args:
             latent (`torch.Tensor` of shape `(B, L)`): Source latent plus path.
-            features (`tuple[torch.Tensor, ...]`): The source's pyramid from 8 pixels up, each `(B or 1, C, R, R)`;
+            features (`tuple[torch.Tensor, ...]`): The source's pyramid from 8 pixels up, each `(B or 1, C, R, R)`, float32;
                 with `warp_source_image` the source frame is its last entry.
 
         Returns:
@@ -159,25 +166,73 @@ class FlowGenerator(nn.Module):
         """
         constant = self.constant.repeat(latent.shape[0], 1, 1, 1).contiguous(memory_format=torch.channels_last)
         hidden_states = self.conv_in(constant, latent)
-        logits = frame = None
-        flows, occlusion_masks = [], []
-        for block, block_features in zip(self.blocks, features):
-            if flows:
-                hidden_states = refine(hidden_states, warped_features, occlusion_masks[-1])
-            inputs = (hidden_states, latent, block_features, logits, frame)
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                outputs = self._gradient_checkpointing_func(block, *inputs)
-            else:
-                outputs = block(*inputs)
-            hidden_states, warped_features, logits, frame = outputs
-            flow, occlusion_mask = split_logits(logits)
-            flows.append(flow)
-            occlusion_masks.append(occlusion_mask)
-        if self.image_flow_head is not None:
-            hidden_states = refine(hidden_states, warped_features, occlusion_masks[-1])
-            flow, occlusion_mask = split_logits(self.image_flow_head(hidden_states, latent, logits))
-            warped_frame = warp(features[-1], flow, self.align_corners) * occlusion_mask.to(frame.dtype)
-            frame = refine(frame, warped_frame, occlusion_mask)
-            flows.append(flow)
-            occlusion_masks.append(occlusion_mask)
-        return frame, tuple(flows), tuple(occlusion_masks)
+        return self._render(0, latent, features, hidden_states, None, None)
+
+    def _render(
+        self,
+        scale_index: int,
+        latent: torch.Tensor,
+        features: tuple[torch.Tensor, ...],
+        hidden_states: torch.Tensor,
+        logits: torch.Tensor | None,
+        frame: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        r"""The scales from `scale_index` up: the frame, and the flow maps and occlusion masks of these scales."""
+        block = self.blocks[scale_index]
+        num_slices = self._num_slices(block, hidden_states)
+        if num_slices > 1:
+            parts = zip(
+                latent.chunk(num_slices),
+                slice_features(features, num_slices, latent.shape[0]),
+                hidden_states.chunk(num_slices),
+                [None] * num_slices if logits is None else logits.chunk(num_slices),
+                [None] * num_slices if frame is None else frame.chunk(num_slices),
+            )
+            frames, flows, occlusion_masks = zip(*(self._render(scale_index, *part) for part in parts))
+            return torch.cat(frames), tuple(map(torch.cat, zip(*flows))), tuple(map(torch.cat, zip(*occlusion_masks)))
+        inputs = (hidden_states, latent, features[scale_index], logits, frame)
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            outputs = self._gradient_checkpointing_func(block, *inputs)
+        else:
+            outputs = block(*inputs)
+        hidden_states, warped_features, logits, flow, occlusion_mask, frame = outputs
+        if scale_index + 1 < len(self.blocks):
+            hidden_states = refine(hidden_states, warped_features, occlusion_mask)
+            frame, flows, masks = self._render(scale_index + 1, latent, features, hidden_states, logits, frame)
+        elif self.image_flow_head is not None:
+            hidden_states = refine(hidden_states, warped_features, occlusion_mask)
+            frame, flows, masks = self._render_image(latent, features[-1], hidden_states, logits, frame)
+        else:
+            flows = masks = ()
+        return frame, (flow, *flows), (occlusion_mask, *masks)
+
+    def _render_image(
+        self,
+        latent: torch.Tensor,
+        source_frame: torch.Tensor,
+        hidden_states: torch.Tensor,
+        logits: torch.Tensor,
+        frame: torch.Tensor,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor], tuple[torch.Tensor]]:
+        r"""Warps the source frame, and in-paints it with the frame that was made from features."""
+        flow, occlusion_mask = split_logits(self.image_flow_head(hidden_states, latent, logits))
+        warped_frame = scale(warp(source_frame, flow, self.align_corners), occlusion_mask)
+        return refine(frame, warped_frame.to(frame.dtype), occlusion_mask), (flow,), (occlusion_mask,)
+
+    def _num_slices(self, block: GeneratorBlock, hidden_states: torch.Tensor) -> int:
+        r"""How many parts a batch is rendered in from this scale on: on CPU, so many that a part fits the caches."""
+        if hidden_states.device.type != "cpu" or torch.is_grad_enabled():
+            return 1
+        batch_size, _, height, width = hidden_states.shape
+        num_bytes = 4 * height * width * block.conv.weight.shape[0] * 4  # of one frame's warped features, float32
+        slice_size = max(1, CACHE_BYTES // num_bytes)
+        return -(-batch_size // slice_size)
+
+
+def slice_features(
+    features: tuple[torch.Tensor, ...], num_slices: int, batch_size: int
+) -> list[tuple[torch.Tensor, ...]]:
+    r"""The pyramid of each part of a batch; a pyramid of one frame serves them all."""
+    if features[0].shape[0] == 1:
+        return [features] * num_slices
+    return list(zip(*(scale_features.chunk(num_slices) for scale_features in features)))

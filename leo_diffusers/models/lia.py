@@ -21,7 +21,7 @@ class LIASource(BaseOutput):
     Args:
         latent (`torch.Tensor` of shape `(B, L)`): Latent of the reference image, z in the paper.
         features (`tuple[torch.Tensor, ...]`): Feature pyramid from 8 pixels up to the frame's size, each
-            `(B, C, R, R)`; with `warp_source_image` the frame itself is its last entry.
+            `(B, C, R, R)`, float32; with `warp_source_image` the frame itself is its last entry.
         motion_code (`torch.Tensor` of shape `(B, M)`): The source's own motion code.
     """
 
@@ -100,7 +100,8 @@ class LIAModel(ModelMixin, ConfigMixin):
         size = self.config.frame_size
         if frame.ndim != 4 or tuple(frame.shape[1:]) != (3, size, size):
             raise ValueError(f"A frame must have the shape (B, 3, {size}, {size}), got {tuple(frame.shape)}.")
-        frame = frame.contiguous(memory_format=torch.channels_last)
+        dtype = self.appearance_encoder.from_rgb.weight.dtype
+        frame = frame.to(dtype).contiguous(memory_format=torch.channels_last)
         latent, features = self.appearance_encoder(frame)
         if self.config.warp_source_image:
             features = (*features, frame)
@@ -118,6 +119,8 @@ class LIAModel(ModelMixin, ConfigMixin):
             [`LIASource`]: Latent, feature pyramid and motion code.
         """
         latent, features, motion_code = self._encode(source_frame)
+        # Half precision has no exact positions, so warping is float32; casting here does it once per video.
+        features = tuple(scale_features.float() for scale_features in features)
         return LIASource(latent=latent, features=features, motion_code=motion_code)
 
     @apply_forward_hook

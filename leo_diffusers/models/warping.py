@@ -26,18 +26,18 @@ def warp(features: torch.Tensor, flow: torch.Tensor, align_corners: bool) -> tor
     Samples `features` at the identity grid plus `flow`: the operator T of LIA Eq. 5. Outside of the frame is zero.
 
     Args:
-        features (`torch.Tensor` of shape `(B, C, H, W)` or `(1, C, H, W)`): One row serves a whole batch of flows.
+        features (`torch.Tensor` of shape `(B, C, H, W)` or `(1, C, H, W)`): float32; one row serves a whole batch of
+            flows.
         flow (`torch.Tensor` of shape `(B, 2, H, W)`): Backward shift (x, y) in grid units, -1 to 1 spans the frame.
         align_corners (`bool`): Whether -1 and 1 are the centres of the corner pixels. Then zero flow is the identity;
             otherwise they are the frame's borders while the grid still ends on them, as in LIA's released networks.
 
     Returns:
-        `torch.Tensor` of shape `(B, C, H, W)`, in the dtype of `features`.
+        `torch.Tensor` of shape `(B, C, H, W)`, float32.
     """
     # Half precision has too few digits for a position: at 256 pixels bfloat16 would round it to half a pixel.
     grid = flow.float() + identity_grid(flow.shape[-2], flow.shape[-1], device=flow.device)
     source = features.expand(flow.shape[0], -1, -1, -1)
-    warped = F.grid_sample(
-        source.float(), grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=align_corners
+    return F.grid_sample(
+        source, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=align_corners
     )
-    return warped.to(features.dtype)

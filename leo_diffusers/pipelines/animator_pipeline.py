@@ -12,7 +12,7 @@ from ..models.lia import LIAModel, LIASource
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-CHUNK_PIXELS = {"cpu": 4 * 256**2, "other": 32 * 256**2}  # frames times pixels that fit the caches, or fill a card
+CHUNK_PIXELS = {"cpu": 8 * 256**2, "other": 32 * 256**2}  # frames times pixels that fit the caches, or fill a card
 
 
 class AnimatorPipeline(DiffusionPipeline):
