@@ -122,7 +122,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="motion direction, from 0, and the amount to move along it; repeatable",
     )
     manipulate.add_argument(
-        "--num-frames", type=int, default=32, help="frames of the walk, where a video is written (default: %(default)s)"
+        "--num-frames",
+        type=int,
+        default=32,
+        help="frames of the walk, where a video is written (default: %(default)s)",
     )
     manipulate.add_argument("--fps", type=float, default=25.0, help="frames per second (default: %(default)s)")
 

@@ -166,7 +166,5 @@ def load_lia_checkpoint(path: str | Path) -> LIAModel:
             if keys
         ]
         raise ValueError(f"{path} does not hold the weights of a LIA generator; keys {'; '.join(listed)}.")
-    model.load_state_dict(
-        {ours: state_dict[theirs].reshape(shapes[ours]).float() for theirs, ours in key_map.items()}
-    )
+    model.load_state_dict({ours: state_dict[theirs].reshape(shapes[ours]).float() for theirs, ours in key_map.items()})
     return model.eval()

@@ -176,5 +176,12 @@ class LIAModel(ModelMixin, ConfigMixin):
         Returns:
             [`LIAModelOutput`] or `tuple`: Frame, flow maps and occlusion masks.
         """
-        output = self.decode(self.encode_source(source_frame), self.encode_motion(driving_frame))
+        latent, features, motion_code = self._encode(torch.cat([source_frame, driving_frame]))  # in one pass
+        num_sources = source_frame.shape[0]
+        source = LIASource(
+            latent=latent[:num_sources],
+            features=tuple(scale_features[:num_sources].float() for scale_features in features),
+            motion_code=motion_code[:num_sources],
+        )
+        output = self.decode(source, motion_code[num_sources:])
         return output if return_dict else output.to_tuple()

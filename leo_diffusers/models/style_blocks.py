@@ -106,12 +106,12 @@ class Blur(nn.Module):
     Smooths each channel with the outer product of [1, 3, 3, 1] / 8, the low-pass filter of StyleGAN2.
 
     Args:
-        padding (`tuple[int, int]`): Zeros before and after, along both axes.
+        padding (`int`): Zeros on each side, pixels.
         gain (`float`): Factor on the kernel; 4 after zeros were put between the pixels.
         stride (`int`): Keep every n-th pixel only.
     """
 
-    def __init__(self, padding: tuple[int, int], gain: float = 1.0, stride: int = 1):
+    def __init__(self, padding: int, gain: float = 1.0, stride: int = 1):
         super().__init__()
         self.padding = padding
         self.stride = stride
@@ -121,14 +121,11 @@ class Blur(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         r"""(B, C, H, W) -> (B, C, H', W')."""
         num_channels = hidden_states.shape[1]
-        before, after = self.padding
-        symmetric = before == after
-        if not symmetric:
-            hidden_states = F.pad(hidden_states, (before, after, before, after))
         kernel = self.kernel.to(hidden_states.dtype).expand(num_channels, 1, 4, 4)
-        return F.conv2d(
-            hidden_states, kernel, stride=self.stride, padding=before if symmetric else 0, groups=num_channels
-        )
+        # The gradient of a strided depthwise convolution is slow in bfloat16 on CPU: blur all, then drop.
+        stride = 1 if torch.is_grad_enabled() else self.stride
+        blurred = F.conv2d(hidden_states, kernel, stride=stride, padding=self.padding, groups=num_channels)
+        return blurred if stride == self.stride else blurred[:, :, :: self.stride, :: self.stride]
 
 
 class BlurUpsample(nn.Module):
@@ -156,10 +153,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.conv1 = EqualConv2d(in_channels, in_channels, 3, padding=1, activation=True)
-        self.blur = Blur(padding=(2, 2))
+        self.blur = Blur(padding=2)
         self.conv2 = EqualConv2d(in_channels, out_channels, 3, stride=2, activation=True)
         # Blur, then a 1x1 convolution of stride 2, reads every second blurred pixel only.
-        self.skip_blur = Blur(padding=(1, 1), stride=2)
+        self.skip_blur = Blur(padding=1, stride=2)
         self.skip = EqualConv2d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -188,7 +185,7 @@ class ModulatedConv2d(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.modulation = EqualLinear(latent_dim, in_channels, bias_init=1.0)
-        self.blur = Blur(padding=(1, 1), gain=4.0) if upsample else None
+        self.blur = Blur(padding=1, gain=4.0) if upsample else None
         self.weight_gain = 1 / math.sqrt(in_channels * 9)
         self._weight_energy = None
 

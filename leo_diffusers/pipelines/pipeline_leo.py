@@ -107,7 +107,9 @@ class LEOPipeline(AnimatorPipeline):
     def encode_source(self, image: Image | list[Image]) -> LIASource:
         r"""One image or a list of them, to one [`LIASource`] of as many rows."""
         is_batch = isinstance(image, (list, tuple)) or (getattr(image, "ndim", 0) == 4)
-        return self.animator.encode_source(torch.cat([self.preprocess(one) for one in (image if is_batch else [image])]))
+        return self.animator.encode_source(
+            torch.cat([self.preprocess(one) for one in (image if is_batch else [image])])
+        )
 
     def prepare_start_codes(
         self, source: LIASource, start_motion_code: torch.Tensor | None, num_videos_per_image: int
@@ -117,7 +119,9 @@ class LEOPipeline(AnimatorPipeline):
         if start_motion_code is None:
             return source.motion_code.float().repeat_interleave(num_videos_per_image, dim=0)
         start_motion_code = self.check_motion_codes("start_motion_code", start_motion_code)
-        if start_motion_code.ndim > 2 or (start_motion_code.ndim == 2 and len(start_motion_code) not in (1, batch_size)):
+        if start_motion_code.ndim > 2 or (
+            start_motion_code.ndim == 2 and len(start_motion_code) not in (1, batch_size)
+        ):
             raise ValueError(
                 f"`start_motion_code` must have the shape (M,) or ({batch_size}, M), one row per video, got "
                 f"{tuple(start_motion_code.shape)}."

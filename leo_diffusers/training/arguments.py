@@ -22,7 +22,11 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def add_training_arguments(
-    parser: argparse.ArgumentParser, learning_rate: float, train_batch_size: int, max_train_steps: int, ema_decay: float
+    parser: argparse.ArgumentParser,
+    learning_rate: float,
+    train_batch_size: int,
+    max_train_steps: int,
+    ema_decay: float,
 ) -> None:
     r"""
     Adds what every training script takes, in diffusers' usual names.
@@ -68,9 +72,8 @@ def check_training_arguments(args: argparse.Namespace) -> None:
     Raises:
         ValueError: Names the argument, its value and the fix.
     """
-    for name in (
-        "train_batch_size", "max_train_steps", "gradient_accumulation_steps", "checkpointing_steps", "validation_steps",
-    ):  # fmt: skip
+    counts = ("train_batch_size", "max_train_steps", "gradient_accumulation_steps", "checkpointing_steps")
+    for name in (*counts, "validation_steps"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}.")
     if args.learning_rate <= 0:

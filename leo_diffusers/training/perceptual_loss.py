@@ -137,7 +137,7 @@ def load_perceptual_loss(name: str, vgg19_weights: str | Path | None = None) -> 
         if vgg19_weights is not None:
             raise
         logger.warning(
-            f"VGG19's weights cannot be downloaded ({error}); an L1 + SSIM pyramid stands in. For the paper's loss get "
-            f"{VGG19_URL} and name it with --vgg19_weights."
+            f"VGG19's weights cannot be downloaded ({error}); an L1 + SSIM pyramid stands in. For the paper's loss "
+            f"get {VGG19_URL} and name it with --vgg19_weights."
         )
         return SSIMPyramidLoss(), "ssim"

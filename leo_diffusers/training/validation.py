@@ -49,7 +49,8 @@ def write_grid(accelerator: Accelerator, folder: Path, name: str, step: int, row
     video_io.write_image(folder / "validation" / f"{name}-{step:07d}.png", grid)
     for tracker in accelerator.trackers:
         if hasattr(tracker, "log_images"):
-            tracker.log_images({name: video_io.to_uint8(grid)[None]}, step=step)
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({name: video_io.to_uint8(grid)[None]}, step=step, **layout)
 
 
 def write_clip(

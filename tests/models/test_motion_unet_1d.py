@@ -3,6 +3,7 @@ import torch
 
 from leo_diffusers.models.motion_unet_1d import MotionUNet1DModel
 
+
 MEAN = (0.5, -1.0, 0.1, 2.0, 0.0)
 STD = (0.5, 2.0, 1.0, 0.3, 0.1)
 CONDITIONS = {"none": (0, 0), "start": (1, 0), "start_end": (1, 1)}
