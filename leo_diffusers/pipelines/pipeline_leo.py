@@ -1,6 +1,5 @@
 """LEOPipeline: a still image becomes a video by motion codes that a diffusion model draws."""
 
-import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -55,21 +54,16 @@ class LEOPipeline(AnimatorPipeline):
                 f"`animator` has motion codes of {animator.config.motion_dim} numbers, `motion_unet` of "
                 f"{motion_unet.config.motion_dim}: they were not trained together."
             )
+        if motion_unet.config.condition != "start":
+            raise ValueError(
+                f'`motion_unet` must have `condition="start"`, Linear Motion Condition, got '
+                f"{motion_unet.config.condition!r}: from an image only residuals of its own motion code continue."
+            )
         clipping = {name: False for name in ("clip_sample", "thresholding") if scheduler.config.get(name)}
         if clipping:
             logger.warning(f"Turning {', '.join(clipping)} of the scheduler off: it would clamp motion codes.")
             scheduler = type(scheduler).from_config(scheduler.config, **clipping)
         self.register_modules(animator=animator, motion_unet=motion_unet, scheduler=scheduler)
-
-    @property
-    def num_timesteps(self) -> int:
-        r"""Number of denoising steps of the last call."""
-        return self._num_timesteps
-
-    @property
-    def interrupt(self) -> bool:
-        r"""Set `pipeline._interrupt` to True in a callback to end the denoising early."""
-        return self._interrupt
 
     def check_inputs(
         self,
@@ -175,40 +169,6 @@ class LEOPipeline(AnimatorPipeline):
             latents = latents.to(self._execution_device, torch.float32)
         return latents * getattr(self.scheduler, "init_noise_sigma", 1.0)
 
-    def denoise(
-        self,
-        latents: torch.Tensor,
-        start_motion_code: torch.Tensor,
-        num_inference_steps: int,
-        generator: torch.Generator | list[torch.Generator] | None,
-        callback_on_step_end: Callable | None,
-        callback_on_step_end_tensor_inputs: list[str],
-    ) -> torch.Tensor:
-        r"""The reverse process p(m_0 | m_T, alpha_1) of LEO Eq. 4: (B, M, L - 1) noise to standardised residuals."""
-        self.scheduler.set_timesteps(num_inference_steps, device=latents.device)
-        timesteps = self.scheduler.timesteps
-        self._num_timesteps = len(timesteps)
-        self._interrupt = False
-        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
-        step_kwargs = {"generator": generator} if takes_generator else {}
-        dtype = self.motion_unet.dtype
-        with self.progress_bar(total=num_inference_steps) as progress_bar:
-            for i, timestep in enumerate(timesteps):
-                if self.interrupt:
-                    continue
-                model_input = self.scheduler.scale_model_input(latents, timestep).to(dtype)
-                prediction = self.motion_unet(model_input, timestep, start_motion_code).sample.float()
-                latents = self.scheduler.step(prediction, timestep, latents, **step_kwargs).prev_sample
-                if callback_on_step_end is not None:
-                    tensors = {}
-                    for name in callback_on_step_end_tensor_inputs:
-                        tensors[name] = locals()[name]
-                    latents = callback_on_step_end(self, i, timestep, tensors).pop("latents", latents)
-                is_warmup = i + 1 > self._num_timesteps - num_inference_steps and (i + 1) % self.scheduler.order == 0
-                if i + 1 == self._num_timesteps or is_warmup:
-                    progress_bar.update()
-        return latents
-
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(
@@ -267,7 +227,14 @@ class LEOPipeline(AnimatorPipeline):
             start_codes = self.prepare_start_codes(source, start_motion_code, num_videos_per_prompt)
             latents = self.prepare_latents(batch_size, generator, latents)
             latents = self.denoise(
-                latents, start_codes, num_inference_steps, generator, callback_on_step_end, tensor_inputs
+                self.motion_unet,
+                self.scheduler,
+                latents,
+                {"start_motion_code": start_codes},  # LEO Eq. 4
+                num_inference_steps,
+                generator,
+                callback_on_step_end,
+                tensor_inputs,
             )
             motion_codes = self.motion_unet.unstandardize(latents, start_codes)[:, :num_frames]  # LEO Eq. 3
         else:

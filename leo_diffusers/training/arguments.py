@@ -106,7 +106,8 @@ def build_accelerator(args: argparse.Namespace) -> Accelerator:
     )
     level = logging.INFO if accelerator.is_local_main_process else logging.ERROR
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=level, force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "accelerate"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     # The same on every process: models start equal. What differs between samples is seeded by their place in the data.
     set_seed(args.seed)
     if args.allow_tf32:

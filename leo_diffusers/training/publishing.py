@@ -41,6 +41,7 @@ def command_line(script: str, args: argparse.Namespace, defaults: dict) -> str:
         elif isinstance(value, (list, tuple)):
             words.append(f"--{name} {' '.join(map(str, value))}")
         else:
-            # Folders are told by their last part: a card does not tell how a disk is laid out.
-            words.append(f"--{name} {value.name if isinstance(value, Path) else value}")
+            # Files are told by their last part: a card does not tell how a disk is laid out.
+            is_path = isinstance(value, Path) or (isinstance(value, str) and Path(value).exists())
+            words.append(f"--{name} {Path(value).name if is_path else value}")
     return " \\\n  ".join(words)
