@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--train_data_dir", type=Path, required=True, help="folder of videos, searched recursively")
     add("--validation_fraction", type=float, default=0.05, help="end of every clip that is held out (%(default)s)")
+    add("--num_validation_clips", type=int, default=8, help="clips whose ends are looked at (default: %(default)s)")
     add("--resolution", type=int, default=256, help="height and width of a frame (default: %(default)s)")
     add("--pretrained_model_name_or_path", default=None, help="LIAPipeline to start from, instead of new weights")
     add("--latent_dim", type=int, default=512, help="size of the appearance latent (default: %(default)s)")
@@ -85,6 +86,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_training_arguments(args)
     if not 0 < args.validation_fraction < 0.9:
         raise ValueError(f"--validation_fraction must be between 0 and 0.9, got {args.validation_fraction}.")
+    if args.num_validation_clips < 1:
+        raise ValueError(f"--num_validation_clips must be at least 1, got {args.num_validation_clips}.")
     if args.gan_weight < 0 or args.perceptual_weight < 0:
         raise ValueError("--gan_weight and --perceptual_weight must not be negative.")
     if args.vgg19_weights is not None and not args.vgg19_weights.is_file():
@@ -252,6 +255,7 @@ def main(args: argparse.Namespace) -> None:
     animator = build_animator(args)
     clips, _ = find_clips(args.train_data_dir, min_frames=4, min_size=animator.config.frame_size)
     train_clips, validation_clips = hold_out_frames(clips, args.validation_fraction)
+    validation_clips = validation_clips[: args.num_validation_clips]
     if not validation_clips:
         raise ValueError(f"No clip in {args.train_data_dir} is long enough to hold frames out for validation.")
     repository = hub_repository(accelerator, args)

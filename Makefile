@@ -1,0 +1,21 @@
+.PHONY: style quality test test-examples test-slow test-gpu
+
+style:
+	ruff check --fix .
+	ruff format .
+
+quality:
+	ruff check .
+	ruff format --check .
+
+test:
+	python -m pytest
+
+test-examples:
+	python -m pytest tests/examples
+
+test-slow:
+	python -m pytest -m slow
+
+test-gpu:
+	python -m pytest -m gpu
