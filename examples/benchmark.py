@@ -206,7 +206,7 @@ def measure_motion(device: torch.device, args: argparse.Namespace) -> float:
 def calibrated(animator: LIAModel) -> LIAModel:
     r"""Scales random weights so that flows and frames are of the size that trained networks have."""
     for block in animator.flow_generator.blocks:
-        block.flow_head.weight.data.mul_(0.1)
+        torch.nn.init.normal_(block.flow_head.weight, std=0.1)
         block.rgb_head.conv.weight.data.mul_(0.1)
     return animator
 

@@ -2,7 +2,9 @@
 
 import csv
 import logging
+import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -66,7 +68,7 @@ class ClipReport:
         if self.upscaled:
             sizes = ", ".join(f"{name} ({size} pixels)" for name, size in self.upscaled.items())
             parts.append(
-                f"{len(self.upscaled)} with less detail than the training size, which teaches a model to be soft: {sizes}"
+                f"{len(self.upscaled)} with less detail than the training size, which makes a model soft: {sizes}"
             )
         return "\n".join(parts)
 
@@ -112,6 +114,17 @@ def read_splits(folder: Path) -> dict[str, str]:
         return {row["file_name"]: row["split"] for row in rows}
 
 
+def inspect_clip(path: Path, name: str) -> tuple[VideoClip | None, int, str | None]:
+    r"""A clip, the size of its detail ([`detail_size`]), and why it cannot be read, where it cannot."""
+    try:
+        reader = video_io.VideoReader(path)
+        first_frame = next(iter(reader))
+        clip = VideoClip(path, name, len(reader), reader.frames_per_second)
+    except (ValueError, OSError, RuntimeError, StopIteration) as error:
+        return None, 0, str(error) or "it holds no frames"
+    return clip, detail_size(first_frame), None
+
+
 def find_clips(
     folder: str | Path, min_frames: int = 2, min_size: int | None = None, split: str | None = "train"
 ) -> tuple[list[VideoClip], ClipReport]:
@@ -134,27 +147,25 @@ def find_clips(
     """
     folder = Path(folder)
     splits = read_splits(folder) if folder.is_dir() else {}
+    names = {path: path.relative_to(folder).as_posix() for path in video_io.find_videos(folder)}
+    if split is not None:
+        names = {path: name for path, name in names.items() if splits.get(name, split) == split}
     clips, report = [], ClipReport()
-    for path in tqdm(video_io.find_videos(folder), desc="Looking at clips", unit="clip", leave=False):
-        name = path.relative_to(folder).as_posix()
-        if split is not None and splits.get(name, split) != split:
-            continue
-        try:
-            with warnings.catch_warnings():
-                # A clip that ends early is read as far as it goes; what is left decides.
-                warnings.simplefilter("ignore")
-                reader = video_io.VideoReader(path)
-                first_frame = next(iter(reader))
-        except (ValueError, OSError, RuntimeError, StopIteration) as error:
-            report.unreadable[name] = str(error) or "no frames"
-            continue
-        if len(reader) < min_frames:
-            report.too_short[name] = len(reader)
-            continue
-        size = detail_size(first_frame)
-        if min_size is not None and size < min_size:
-            report.upscaled[name] = size
-        clips.append(VideoClip(path, name, len(reader), reader.frames_per_second))
+    # ffmpeg does the work in processes of its own, so threads are enough to keep all cores busy.
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        # A clip that ends early is read as far as it goes; what is left decides.
+        warnings.simplefilter("ignore")
+        inspected = pool.map(inspect_clip, names, names.values())
+        for path in tqdm(names, desc="Looking at clips", unit="clip", leave=False):
+            clip, size, problem = next(inspected)
+            if problem is not None:
+                report.unreadable[names[path]] = problem
+            elif clip.num_frames < min_frames:
+                report.too_short[names[path]] = clip.num_frames
+            else:
+                clips.append(clip)
+                if min_size is not None and size < min_size:
+                    report.upscaled[names[path]] = size
     if report.summary():
         logger.warning(report.summary())
     if not clips:

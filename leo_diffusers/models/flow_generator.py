@@ -24,7 +24,8 @@ class FlowHead(nn.Module):
 
     def __init__(self, in_channels: int, latent_dim: int, upsample: bool = True):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(3, in_channels))
+        # Choice: from zero, so that training starts by showing the source unmoved instead of scattered pixels.
+        self.weight = nn.Parameter(torch.zeros(3, in_channels))
         self.bias = nn.Parameter(torch.zeros(3))
         self.modulation = EqualLinear(latent_dim, in_channels, bias_init=1.0)
         self.upsample = BlurUpsample() if upsample else nn.Identity()

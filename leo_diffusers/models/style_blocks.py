@@ -213,5 +213,4 @@ class ModulatedConv2d(nn.Module):
             hidden_states = self.blur(F.conv_transpose2d(hidden_states, self.weight.transpose(0, 1), stride=2))
         gain = (demodulation * ACTIVATION_GAIN).to(hidden_states.dtype)[:, :, None, None]
         bias = (self.bias * ACTIVATION_GAIN)[:, None, None]
-        out = None if torch.is_grad_enabled() else hidden_states  # in place, as in `scale`
-        return leaky_relu(torch.addcmul(bias, hidden_states, gain, out=out))
+        return leaky_relu(scale(hidden_states, gain).add_(bias))

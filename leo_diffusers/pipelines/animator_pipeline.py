@@ -16,6 +16,7 @@ from ..models.motion_unet_1d import MotionUNet1DModel
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 CHUNK_PIXELS = {"cpu": 8 * 256**2, "other": 32 * 256**2}  # frames times pixels that fit the caches, or fill a card
+MAX_CHUNK_SIZE = 32  # frames; beyond it small frames gain no speed, and streams lose their immediacy
 
 
 class AnimatorPipeline(DiffusionPipeline):
@@ -75,7 +76,7 @@ class AnimatorPipeline(DiffusionPipeline):
         r"""The number of frames that go through the animator at a time; None picks one for device and frame size."""
         if decode_chunk_size is None:
             budget = CHUNK_PIXELS["cpu" if self._execution_device.type == "cpu" else "other"]
-            return max(1, budget // self.animator.config.frame_size**2)
+            return min(MAX_CHUNK_SIZE, max(1, budget // self.animator.config.frame_size**2))
         if decode_chunk_size < 1:
             raise ValueError(f"`decode_chunk_size` must be at least 1, got {decode_chunk_size}.")
         return decode_chunk_size
