@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--prediction_type",
         choices=("epsilon", "v_prediction", "sample"),
         default="epsilon",
-        help="what the network predicts (default: %(default)s, the paper's; v_prediction keeps the spread of codes better)",
+        help="what the network predicts (default: %(default)s, the paper's; v_prediction keeps the spread of codes)",
     )
     add("--snr_gamma", type=float, default=None, help="Min-SNR weighting of timesteps (default: none)")
     add("--adam_weight_decay", type=float, default=0.0, help="default: %(default)s")

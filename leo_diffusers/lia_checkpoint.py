@@ -9,8 +9,8 @@ import torch
 from .models.lia import LIAModel
 
 
-# Released key -> ours. "{n}" counts the encoder's blocks from the frame's size down, "{k}" the motion head's layers and
-# "{m}" the generator's scales from 8 pixels up. A scale has two styled convolutions: numbers 2m ("{even}") and 2m + 1.
+# Released key -> ours. "{n}" counts the encoder's blocks from the frame's size down, "{k}" the motion head's layers
+# and "{m}" the generator's scales from 8 pixels up, whose two styled convolutions are number "{even}" and "{odd}".
 KEY_MAP = {
     "enc.net_app.convs.0.0.weight": "appearance_encoder.from_rgb.weight",
     "enc.net_app.convs.0.1.bias": "appearance_encoder.from_rgb.bias",

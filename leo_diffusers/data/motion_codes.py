@@ -130,8 +130,8 @@ class MotionSequences(Dataset):
         if not self.clips:
             longest = max(map(len, motion_codes.clips()), default=0)
             raise ValueError(
-                f"No clip has the {sequence_length} frames of `sequence_length`; the longest has {longest}: use longer "
-                "clips or a shorter sequence."
+                f"No clip has the {sequence_length} frames of `sequence_length`; the longest has {longest}: use "
+                "longer clips or a shorter sequence."
             )
         self.sequence_length = sequence_length
         self.seed = seed

@@ -158,8 +158,8 @@ class FlowGenerator(nn.Module):
         r"""
         Args:
             latent (`torch.Tensor` of shape `(B, L)`): Source latent plus path.
-            features (`tuple[torch.Tensor, ...]`): The source's pyramid from 8 pixels up, each `(B or 1, C, R, R)`, float32;
-                with `warp_source_image` the source frame is its last entry.
+            features (`tuple[torch.Tensor, ...]`): The source's pyramid from 8 pixels up, each `(B or 1, C, R, R)`,
+                float32; with `warp_source_image` the source frame is its last entry.
 
         Returns:
             The frame `(B, 3, H, W)`, the flow maps `(B, 2, R, R)` and the occlusion masks `(B, 1, R, R)`, coarse to

@@ -155,8 +155,8 @@ class LIAModel(ModelMixin, ConfigMixin):
             )
         if source.latent.shape[0] not in (1, motion_code.shape[0]):
             raise ValueError(
-                f"`source` holds {source.latent.shape[0]} frames for {motion_code.shape[0]} motion codes: it must hold "
-                "one, or one per code."
+                f"`source` holds {source.latent.shape[0]} frames for {motion_code.shape[0]} motion codes: it must "
+                "hold one, or one per code."
             )
         latent = source.latent.float() + self.motion_dictionary(motion_code)  # (B, L), LIA Eq. 1
         frame, flows, occlusion_masks = self.flow_generator(latent.to(source.latent.dtype), source.features)

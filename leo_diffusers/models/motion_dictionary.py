@@ -29,8 +29,8 @@ class MotionDictionary(nn.Module):
             raise ValueError(f"`motion_dim` must be between 1 and `latent_dim` ({latent_dim}), got {motion_dim}.")
         if motion_basis == "none" and motion_dim != latent_dim:
             raise ValueError(
-                f"Without a dictionary the code is the path itself: `motion_dim` must equal `latent_dim` ({latent_dim}), "
-                f"got {motion_dim}."
+                f"Without a dictionary the code is the path itself: `motion_dim` must equal `latent_dim` "
+                f"({latent_dim}), got {motion_dim}."
             )
         self.motion_basis = motion_basis
         if motion_basis == "none":
@@ -47,7 +47,7 @@ class MotionDictionary(nn.Module):
             dictionary.
         """
         if self.motion_basis == "orthogonal":
-            # Householder QR: its column signs are LAPACK's, which Gram-Schmidt would flip. It has no half-precision kernel.
+            # Householder QR: its column signs are LAPACK's, which Gram-Schmidt would flip. No half-precision kernel.
             return torch.linalg.qr(self.directions.float() + QR_OFFSET)[0]
         return None if self.directions is None else self.directions.float()
 

@@ -1,3 +1,5 @@
+"""The denoiser of LEO's Latent Motion Diffusion Model, with Linear Motion Condition inside."""
+
 import functools
 import math
 from dataclasses import dataclass
@@ -6,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention import AttentionMixin
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.utils import BaseOutput
 from torch import nn
+
+from .motion_unet_1d_blocks import DownBlock1D, UNetLayer1D, UpBlock1D, group_norm, zero_init
 
 
 @dataclass
@@ -28,181 +31,6 @@ class MotionUNet1DOutput(BaseOutput):
 
 # Frames that the network is given clean, (at the start, at the end) of the sequence.
 _GIVEN_FRAMES = {"none": (0, 0), "start": (1, 0), "start_end": (1, 1)}
-_MAX_NORM_GROUPS = 32
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(_MAX_NORM_GROUPS, channels), channels)
-
-
-def _zero_init(module: nn.Module) -> nn.Module:
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module
-
-
-class ResidualBlock1D(nn.Module):
-    r"""
-    Two convolutions over time; the diffusion timestep scales and shifts the second normalisation. Starts as identity
-    (or as its 1x1 skip) since the last convolution is zero.
-
-    Args:
-        in_channels (`int`): Channels in.
-        out_channels (`int`): Channels out.
-        time_dim (`int`): Size of the timestep embedding.
-        dropout (`float`): Dropout probability before the last convolution.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, time_dim: int, dropout: float):
-        super().__init__()
-        self.norm1 = _group_norm(in_channels)
-        self.conv1 = nn.Conv1d(in_channels, out_channels, kernel_size=3, padding=1)
-        self.time_proj = nn.Linear(time_dim, 2 * out_channels)
-        self.norm2 = _group_norm(out_channels)
-        self.dropout = nn.Dropout(dropout)
-        self.conv2 = _zero_init(nn.Conv1d(out_channels, out_channels, kernel_size=3, padding=1))
-        same_channels = in_channels == out_channels
-        self.skip = nn.Identity() if same_channels else nn.Conv1d(in_channels, out_channels, kernel_size=1)
-
-    def forward(self, hidden_states: torch.Tensor, time_embedding: torch.Tensor) -> torch.Tensor:
-        r"""Features `(B, in_channels, F)` and embedding `(B or 1, time_dim)`, after SiLU, to `(B, out_channels, F)`."""
-        scale, shift = self.time_proj(time_embedding)[..., None].chunk(2, dim=1)  # each (B, out_channels, 1)
-        residual = self.conv1(F.silu(self.norm1(hidden_states)))
-        residual = self.norm2(residual) * (1 + scale) + shift
-        residual = self.conv2(self.dropout(F.silu(residual)))
-        return self.skip(hidden_states) + residual
-
-
-class SelfAttention1DProcessor:
-    r"""Attention of [`SelfAttention1D`] through diffusers' attention backends."""
-
-    _attention_backend = None
-    _parallel_config = None
-
-    def __call__(self, attention: "SelfAttention1D", hidden_states: torch.Tensor) -> torch.Tensor:
-        query_key_value = attention.to_qkv(attention.norm(hidden_states).transpose(1, 2))  # (B, F, 3 C)
-        query, key, value = query_key_value.unflatten(-1, (3, attention.num_heads, -1)).unbind(2)  # (B, F, heads, D)
-        mixed = dispatch_attention_fn(
-            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
-        )
-        return hidden_states + attention.to_out(mixed.flatten(2)).transpose(1, 2)
-
-
-class SelfAttention1D(nn.Module, AttentionModuleMixin):
-    r"""
-    Multi-head attention of every frame to every frame, with a residual connection. Starts as identity.
-
-    Args:
-        channels (`int`): Channels in and out, a multiple of `num_heads`.
-        num_heads (`int`): Number of attention heads.
-    """
-
-    _default_processor_cls = SelfAttention1DProcessor
-    _supports_qkv_fusion = False  # one projection for all three from the start
-
-    def __init__(self, channels: int, num_heads: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.norm = _group_norm(channels)
-        self.to_qkv = nn.Linear(channels, 3 * channels)
-        self.to_out = _zero_init(nn.Linear(channels, channels))
-        self.set_processor(self._default_processor_cls())
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        r"""Features `(B, channels, F)` to the same shape."""
-        return self.processor(self, hidden_states)
-
-
-class UNetLayer1D(nn.Module):
-    r"""
-    A residual block and, on some levels, attention; each is recomputed in the backward pass under checkpointing.
-
-    Args:
-        in_channels (`int`): Channels in.
-        out_channels (`int`): Channels out.
-        time_dim (`int`): Size of the timestep embedding.
-        num_heads (`int` or `None`): Number of attention heads; `None` for a layer without attention.
-        dropout (`float`): Dropout probability in the residual block.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, time_dim: int, num_heads: int | None, dropout: float):
-        super().__init__()
-        self.residual_block = ResidualBlock1D(in_channels, out_channels, time_dim, dropout)
-        self.attention = nn.Identity() if num_heads is None else SelfAttention1D(out_channels, num_heads)
-        self.gradient_checkpointing = False
-
-    def forward(self, hidden_states: torch.Tensor, time_embedding: torch.Tensor) -> torch.Tensor:
-        r"""Features `(B, in_channels, F)` and embedding `(B or 1, time_dim)`, after SiLU, to `(B, out_channels, F)`."""
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
-            # Modules, not a method of ours: torch.compile cannot trace a checkpointed bound method.
-            hidden_states = self._gradient_checkpointing_func(self.residual_block, hidden_states, time_embedding)
-            return self._gradient_checkpointing_func(self.attention, hidden_states)
-        return self.attention(self.residual_block(hidden_states, time_embedding))
-
-
-class DownBlock1D(nn.Module):
-    r"""
-    One level on the way down: layers, then, if another level follows, a convolution that halves the length.
-
-    Args:
-        layers (`list[UNetLayer1D]`): The layers, in order.
-        channels (`int`): Channels that the last layer puts out.
-        downsample (`bool`): Whether another level follows.
-    """
-
-    def __init__(self, layers: list[UNetLayer1D], channels: int, downsample: bool):
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.downsample = nn.Conv1d(channels, channels, kernel_size=3, stride=2, padding=1) if downsample else None
-
-    def forward(self, hidden_states: torch.Tensor, time_embedding: torch.Tensor) -> list[torch.Tensor]:
-        r"""
-        Returns:
-            `list[torch.Tensor]`: The output `(B, channels, F)` of every layer, and of the downsampling: the skip
-            connections. The last one is the input of the next level.
-        """
-        skips = []
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, time_embedding)
-            skips.append(hidden_states)
-        if self.downsample is not None:
-            skips.append(self.downsample(hidden_states))  # (B, C, F / 2)
-        return skips
-
-
-class UpBlock1D(nn.Module):
-    r"""
-    One level on the way up: layers that each take one skip connection, then, if another level follows, nearest
-    upsampling and a convolution that double the length.
-
-    Args:
-        layers (`list[UNetLayer1D]`): The layers, in order.
-        channels (`int`): Channels that the last layer puts out.
-        upsample (`bool`): Whether another level follows.
-    """
-
-    def __init__(self, layers: list[UNetLayer1D], channels: int, upsample: bool):
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.upsample = nn.Conv1d(channels, channels, kernel_size=3, padding=1) if upsample else None
-
-    def forward(
-        self, hidden_states: torch.Tensor, skips: list[torch.Tensor], time_embedding: torch.Tensor
-    ) -> torch.Tensor:
-        r"""
-        Args:
-            hidden_states (`torch.Tensor` of shape `(B, C, F)`): Features from the level below.
-            skips (`list[torch.Tensor]`): As many skip connections as layers, in the order of the layers.
-            time_embedding (`torch.Tensor` of shape `(B, time_dim)` or `(1, time_dim)`): Embedded timestep, after SiLU.
-
-        Returns:
-            `torch.Tensor` of shape `(B, channels, 2 F)`, or `(B, channels, F)` on the last level.
-        """
-        for layer, skip in zip(self.layers, skips, strict=True):
-            hidden_states = layer(torch.cat([hidden_states, skip], dim=1), time_embedding)
-        if self.upsample is not None:
-            hidden_states = self.upsample(F.interpolate(hidden_states, scale_factor=2, mode="nearest"))
-        return hidden_states
 
 
 class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
@@ -312,8 +140,8 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
             self.up_blocks.append(UpBlock1D(layers, channels, upsample=level > 0))
             previous_channels = channels
 
-        self.norm_out = _group_norm(first_channels)
-        self.conv_out = _zero_init(nn.Conv1d(first_channels, motion_dim, kernel_size=3, padding=1))
+        self.norm_out = group_norm(first_channels)
+        self.conv_out = zero_init(nn.Conv1d(first_channels, motion_dim, kernel_size=3, padding=1))
 
     @property
     def num_sample_frames(self) -> int:
@@ -337,8 +165,8 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
         sequence_length, motion_dim = self.config.sequence_length, self.config.motion_dim
         if motion_codes.ndim != 3 or motion_codes.shape[1:] != (sequence_length, motion_dim):
             raise ValueError(
-                f"`motion_codes` must have shape (B, {sequence_length}, {motion_dim}), got {tuple(motion_codes.shape)}:"
-                " cut or pad the sequences to the model's `sequence_length`."
+                f"`motion_codes` must have shape (B, {sequence_length}, {motion_dim}), got "
+                f"{tuple(motion_codes.shape)}: cut or pad the sequences to the model's `sequence_length`."
             )
         codes = motion_codes.to(torch.promote_types(motion_codes.dtype, torch.float32))
         num_before, _ = _GIVEN_FRAMES[self.config.condition]

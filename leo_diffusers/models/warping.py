@@ -1,4 +1,4 @@
-"""Where a pixel comes from: the identity grid and the warp of LIA (Sec. III-B), the only `grid_sample` of the package."""
+"""Where a pixel comes from: identity grid and warp of LIA (Sec. III-B); the only `grid_sample` of the package."""
 
 import torch
 import torch.nn.functional as F

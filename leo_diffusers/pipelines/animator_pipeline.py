@@ -98,7 +98,7 @@ class AnimatorPipeline(DiffusionPipeline):
         Args:
             motion_unet ([`MotionUNet1DModel`]): Predicts what `scheduler` was trained on.
             scheduler ([`SchedulerMixin`]): Any diffusers scheduler for unbounded samples.
-            latents (`torch.Tensor` of shape `(B, M, L')`): Noise, scaled by the scheduler's `init_noise_sigma` where it has one.
+            latents (`torch.Tensor` of shape `(B, M, L')`): Noise, times the scheduler's `init_noise_sigma`.
             conditions (`dict[str, torch.Tensor]`): Clean codes that `motion_unet` takes, each `(B, M)`.
             num_inference_steps (`int`): Denoising steps.
             generator (`torch.Generator` or a list, *optional*): For schedulers that add noise.
@@ -153,7 +153,7 @@ class AnimatorPipeline(DiffusionPipeline):
                 yield self.animator.decode(source, chunk).sample.float()
 
     def postprocess(self, frames: torch.Tensor, output_type: str) -> list | np.ndarray | torch.Tensor:
-        r"""(B, F, 3, H, W) in [-1, 1] -> what `output_type` names. Pixels are mapped by fixed numbers, never stretched."""
+        r"""(B, F, 3, H, W) in [-1, 1] -> what `output_type` names, by fixed numbers, never stretched."""
         if output_type == "pil":
             return [[video_io.to_pil(frame) for frame in clip] for clip in frames.cpu()]
         frames = video_io.to_unit_range(frames)

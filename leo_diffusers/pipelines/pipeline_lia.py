@@ -62,7 +62,7 @@ class LIAPipeline(AnimatorPipeline):
         is_index = isinstance(reference_frame, int) and not isinstance(reference_frame, bool) and reference_frame >= 0
         if reference_frame != "auto" and not is_index:
             raise ValueError(
-                f'`reference_frame` must be the index of a driving frame, 0 or more, or "auto", got {reference_frame!r}.'
+                f'`reference_frame` must be the index of a driving frame, from 0, or "auto", got {reference_frame!r}.'
             )
         self.check_output_type(output_type)
 

@@ -102,7 +102,7 @@ def motion_denoising_loss(
     if snr_gamma is not None:
         snr = compute_snr(noise_scheduler, timesteps)
         divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[prediction_type]
-        # A schedule that ends in pure noise has SNR 0: noise prediction is weighted 1 there, the limit of min(s, g) / s.
+        # A schedule that ends in pure noise has SNR 0, where noise prediction is weighted 1, the limit of min(s,g)/s.
         weights = torch.where(divisor > 0, snr.clamp(max=snr_gamma) / divisor.clamp(min=1e-12), 1.0)
         errors = errors * weights
     return errors.mean()
