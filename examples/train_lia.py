@@ -88,6 +88,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--validation_fraction must be between 0 and 0.9, got {args.validation_fraction}.")
     if args.num_validation_clips < 1:
         raise ValueError(f"--num_validation_clips must be at least 1, got {args.num_validation_clips}.")
+    if not 0 <= args.color_jitter < 1:
+        raise ValueError(f"--color_jitter must be at least 0 and below 1, got {args.color_jitter}.")
     if args.gan_weight < 0 or args.perceptual_weight < 0:
         raise ValueError("--gan_weight and --perceptual_weight must not be negative.")
     if args.vgg19_weights is not None and not args.vgg19_weights.is_file():
@@ -211,8 +213,9 @@ def validate(
             output = torch.cat(
                 [animator.decode(source, animator.encode_motion(part)).sample for part in frames.split(8)]
             )
-        copied = reconstruction_metrics(frames[:1].expand_as(frames), frames)
-        ours = reconstruction_metrics(output, frames)
+        # The source itself is left out: its copy would be perfect.
+        copied = reconstruction_metrics(frames[:1].expand_as(frames)[1:], frames[1:])
+        ours = reconstruction_metrics(output[1:], frames[1:])
         values.append({**ours, **{f"copy_{name}": value for name, value in copied.items()}})
         if len(rows) < 8:
             columns = torch.linspace(0, len(frames) - 1, GRID_COLUMNS).long()
@@ -276,7 +279,7 @@ def main(args: argparse.Namespace) -> None:
             losses = train_step(accelerator, networks, batch, args)
         if not accelerator.sync_gradients:
             continue
-        run.finish_step({name: loss.item() for name, loss in losses.items()})
+        run.finish_step(losses)
         if run.is_checkpoint_due:
             run.save()
         if accelerator.is_main_process and (run.is_validation_due or run.is_checkpoint_due):

@@ -272,7 +272,7 @@ def main(args: argparse.Namespace) -> None:
             optimizer.zero_grad()
         if not accelerator.sync_gradients:
             continue
-        run.finish_step({"loss": loss.item(), "lr": lr_scheduler.get_last_lr()[0]})
+        run.finish_step({"loss": loss}, lr=lr_scheduler.get_last_lr()[0])
         if run.is_checkpoint_due:
             run.save()
         if accelerator.is_main_process and (run.is_validation_due or run.is_checkpoint_due):

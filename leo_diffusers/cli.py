@@ -142,7 +142,13 @@ def load_pipeline(pipeline_class: type, arguments: argparse.Namespace) -> LIAPip
     r"""The model of `--model`, on `--device` in `--dtype`."""
     torch.manual_seed(arguments.seed)
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    device = torch.device(arguments.device or accelerator or "cpu")
+    usable = {"cpu"} if accelerator is None else {"cpu", accelerator.type}
+    try:
+        device = torch.device(arguments.device or accelerator or "cpu")
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in usable:
+        raise ValueError(f"--device {arguments.device} is not there: this machine has {' and '.join(sorted(usable))}.")
     return pipeline_class.from_pretrained(arguments.model, dtype=DTYPES[arguments.dtype]).to(device)
 
 
@@ -241,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = build_parser().parse_args(arguments)
     try:
         parsed.run(parsed)
-    except (ValueError, TypeError, OSError, HfHubHTTPError) as error:
+    except (ValueError, TypeError, OSError, HfHubHTTPError, video_io.FFmpegError) as error:
         print(f"leo-diffusers: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

@@ -1,6 +1,5 @@
 """LIA's released checkpoint files -> LIAModel: the key map, and what a file says about its own architecture."""
 
-import pickle
 import re
 from pathlib import Path
 
@@ -116,12 +115,15 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"There is no checkpoint file {path}.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # what torch raises on foreign bytes has no common base; no code of the file is run
         raise ValueError(
             f"{path} is not a LIA checkpoint: it cannot be read as a PyTorch file of plain tensors."
         ) from error
     state_dict = checkpoint.get("gen") if isinstance(checkpoint, dict) else None
-    if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
+    are_tensors = isinstance(state_dict, dict) and all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state_dict.items()
+    )
+    if not are_tensors:
         raise ValueError(f'{path} is not a LIA checkpoint: the key "gen" with the generator\'s tensors is missing.')
     return state_dict
 
@@ -143,8 +145,10 @@ def load_lia_checkpoint(path: str | Path) -> LIAModel:
     state_dict = read_state_dict(path)
     try:
         model = LIAModel(**infer_config(state_dict))
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a LIA checkpoint: {error} does not fit its architecture.") from error
+    except KeyError as error:
+        raise ValueError(f"{path} is not a LIA checkpoint: the key {error} is missing.") from error
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{path} is not a LIA checkpoint: its shapes fit no such network ({error}).") from error
     key_map = expand_key_map(len(model.appearance_encoder.blocks), len(model.motion_head.layers))
     shapes = {key: value.shape for key, value in model.state_dict().items()}
     # The files keep singleton axes that ours do without: (1, out, in, 3, 3) weights, (1, C, 1, 1) biases.

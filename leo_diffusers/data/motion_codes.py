@@ -90,7 +90,9 @@ class MotionCodes:
             raise ValueError(f"{folder} does not hold motion codes that can be read: {error}.") from error
         if not torch.isfinite(motion_codes.codes).all():
             raise ValueError(f"The motion codes in {folder} hold NaN or infinite values: extract them again.")
-        if motion_codes.offsets[-1] != len(motion_codes.codes):
+        num_clips = len(motion_codes.offsets) - 1
+        counts = {num_clips, len(motion_codes.clip_names), len(motion_codes.frames_per_second)}
+        if len(counts) > 1 or motion_codes.offsets[-1] != len(motion_codes.codes):
             raise ValueError(f"The files in {folder} do not belong together: extract the codes again.")
         return motion_codes
 

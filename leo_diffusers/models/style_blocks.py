@@ -187,17 +187,6 @@ class ModulatedConv2d(nn.Module):
         self.modulation = EqualLinear(latent_dim, in_channels, bias_init=1.0)
         self.blur = Blur(padding=1, gain=4.0) if upsample else None
         self.weight_gain = 1 / math.sqrt(in_channels * 9)
-        self._weight_energy = None
-
-    def weight_energy(self) -> torch.Tensor:
-        r"""Sum of the squared weights over the kernel, (out_channels, in_channels) in float32."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.weight.is_inference():
-            return self.weight.float().square().sum(dim=(2, 3))
-        # Depends on the weight alone, so it is kept until the weight changes.
-        state = (self.weight.data_ptr(), self.weight._version, self.weight.device, self.weight.dtype)
-        if self._weight_energy is None or self._weight_energy[0] != state:
-            self._weight_energy = (state, self.weight.float().square().sum(dim=(2, 3)))
-        return self._weight_energy[1]
 
     def forward(self, hidden_states: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
         r"""
@@ -205,7 +194,9 @@ class ModulatedConv2d(nn.Module):
         `hidden_states` is overwritten.
         """
         style = self.modulation(latent) * self.weight_gain  # (B, in)
-        demodulation = torch.rsqrt(style.float().square() @ self.weight_energy().T + DEMODULATION_EPS)  # (B, out)
+        # Of weight and style only the sums over the kernel are needed: one pass over the weight, whatever the batch.
+        energy = torch.linalg.vector_norm(self.weight, dim=(2, 3), dtype=torch.float32).square()  # (out, in)
+        demodulation = torch.rsqrt(style.float().square() @ energy.T + DEMODULATION_EPS)  # (B, out)
         hidden_states = scale(hidden_states, style.to(hidden_states.dtype)[:, :, None, None])
         if self.blur is None:
             hidden_states = F.conv2d(hidden_states, self.weight, padding=1)

@@ -33,6 +33,15 @@ EXAMPLE_DOC_STRING = """
 """
 
 
+def without_clipping(scheduler: SchedulerMixin) -> SchedulerMixin:
+    r"""The scheduler, rebuilt where it would clamp predicted samples: motion codes are not confined to [-1, 1]."""
+    clipping = {name: False for name in ("clip_sample", "thresholding") if scheduler.config.get(name)}
+    if not clipping:
+        return scheduler
+    logger.warning(f"Turning {', '.join(clipping)} of the scheduler off: it would clamp motion codes.")
+    return type(scheduler).from_config(scheduler.config, **clipping)
+
+
 class LEOPipeline(AnimatorPipeline):
     r"""
     Video from one image: the image gives appearance, a Latent Motion Diffusion Model gives motion (LEO Fig. 2).
@@ -59,28 +68,25 @@ class LEOPipeline(AnimatorPipeline):
                 f'`motion_unet` must have `condition="start"`, Linear Motion Condition, got '
                 f"{motion_unet.config.condition!r}: from an image only residuals of its own motion code continue."
             )
-        clipping = {name: False for name in ("clip_sample", "thresholding") if scheduler.config.get(name)}
-        if clipping:
-            logger.warning(f"Turning {', '.join(clipping)} of the scheduler off: it would clamp motion codes.")
-            scheduler = type(scheduler).from_config(scheduler.config, **clipping)
+        scheduler = without_clipping(scheduler)
         self.register_modules(animator=animator, motion_unet=motion_unet, scheduler=scheduler)
 
     def check_inputs(
         self,
         image: Image | list[Image] | None,
-        num_frames: int,
+        num_frames: int | None,
         num_inference_steps: int,
         num_videos_per_prompt: int,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
     ) -> None:
-        r"""Refuses what cannot be carried out before anything is computed."""
-        if image is None:
+        r"""Refuses what cannot be carried out before anything is computed; `num_frames` is None for given codes."""
+        if image is None or (isinstance(image, (list, tuple)) and not image):
             raise ValueError("`image` is missing: this pipeline generates a video from a start image.")
         sequence_length = self.motion_unet.config.sequence_length
-        if num_frames < 2:
+        if num_frames is not None and num_frames < 2:
             raise ValueError(f"`num_frames` must be at least 2, got {num_frames}: one frame holds no motion.")
-        if num_frames > sequence_length:
+        if num_frames is not None and num_frames > sequence_length:
             raise ValueError(
                 f"`num_frames` must be at most {sequence_length}, the sequence length that `motion_unet` was trained "
                 f"on, got {num_frames}."
@@ -220,7 +226,9 @@ class LEOPipeline(AnimatorPipeline):
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         tensor_inputs = callback_on_step_end_tensor_inputs or ["latents"]
+        num_frames = num_frames if motion_codes is None else None
         self.check_inputs(image, num_frames, num_inference_steps, num_videos_per_prompt, output_type, tensor_inputs)
+        self.scheduler = without_clipping(self.scheduler)  # it may have been exchanged
         source = self.encode_source(image)
         batch_size = source.latent.shape[0] * num_videos_per_prompt
         if motion_codes is None:

@@ -82,8 +82,6 @@ def check_training_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--checkpoints_total_limit must be at least 1, got {args.checkpoints_total_limit}.")
     if not 0 <= args.ema_decay < 1:
         raise ValueError(f"--ema_decay must be at least 0 and below 1, got {args.ema_decay}.")
-    if args.report_to == "wandb" and args.hub_token is not None:
-        raise ValueError("--hub_token would be sent to wandb with the arguments: use `hf auth login` instead.")
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file: name a folder.")
 
@@ -106,7 +104,7 @@ def build_accelerator(args: argparse.Namespace) -> Accelerator:
     )
     level = logging.INFO if accelerator.is_local_main_process else logging.ERROR
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=level, force=True)
-    for chatty in ("httpx", "accelerate"):
+    for chatty in ("httpx", "httpx2", "accelerate"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # The same on every process: models start equal. What differs between samples is seeded by their place in the data.
     set_seed(args.seed)
@@ -119,7 +117,11 @@ def build_accelerator(args: argparse.Namespace) -> Accelerator:
 
 def start_trackers(accelerator: Accelerator, args: argparse.Namespace, project_name: str) -> None:
     r"""Starts the trackers, with those arguments that a tracker can hold: numbers, texts and truth values."""
-    config = {name: value for name, value in vars(args).items() if isinstance(value, (int, float, str, bool))}
+    config = {
+        name: value
+        for name, value in vars(args).items()
+        if isinstance(value, (int, float, str, bool)) and name != "hub_token"  # a secret
+    }
     accelerator.init_trackers(project_name, config=config)
 
 
@@ -143,6 +145,6 @@ def run_main(main: Callable[[argparse.Namespace], None], parser: argparse.Argume
     args = parser.parse_args()
     try:
         main(args)
-    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+    except (ValueError, TypeError, OSError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -47,8 +47,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, total
     if complete.exists():
         shutil.rmtree(complete)
     os.replace(partial, complete)
-    checkpoints = list_checkpoints(output_dir)
-    for checkpoint in checkpoints[: len(checkpoints) - total_limit] if total_limit is not None else []:
+    for checkpoint in list_checkpoints(output_dir)[:-total_limit] if total_limit is not None else []:
         shutil.rmtree(checkpoint)
     logger.info(f"Saved {complete}.")
 
@@ -70,23 +69,33 @@ def resume(accelerator: Accelerator, output_dir: Path, checkpoint: str | None) -
     """
     for leftover in output_dir.glob(".checkpoint-*.partial") if accelerator.is_main_process else []:
         shutil.rmtree(leftover)  # of a run that was killed while it wrote
+    path = find_checkpoint(output_dir, checkpoint)
+    step = 0 if path is None else checkpoint_step(path)
+    if path is None:
+        logger.info("Starting from the beginning.")
+    else:
+        accelerator.load_state(str(path))
+        logger.info(f"Resumed from {path}.")
+    # Later checkpoints belong to the run that is left behind here: as "latest" they would bring it back.
+    for later in list_checkpoints(output_dir) if accelerator.is_main_process else []:
+        if checkpoint_step(later) > step:
+            later.rename(later.with_name(f"abandoned-{later.name}"))
+            logger.warning(f"{later} is of another run from here on: it is now abandoned-{later.name}.")
+    accelerator.wait_for_everyone()
+    return step
+
+
+def find_checkpoint(output_dir: Path, checkpoint: str | None) -> Path | None:
+    r"""The folder that `--resume_from_checkpoint` means; None for a new run."""
     if checkpoint is None:
-        return 0
+        return None
     if checkpoint == "latest":
         checkpoints = list_checkpoints(output_dir)
-        if not checkpoints:
-            logger.info("There is no checkpoint yet: starting from the beginning.")
-            return 0
-        path = checkpoints[-1]
-    else:
-        path = Path(checkpoint)
-        if not path.is_dir() and (output_dir / checkpoint).is_dir():
-            path = output_dir / checkpoint
-        if not path.is_dir() or not re.fullmatch(r"checkpoint-\d+", path.name):
-            raise ValueError(f'--resume_from_checkpoint {checkpoint} is no checkpoint: name a folder, or "latest".')
-    accelerator.load_state(str(path))
-    logger.info(f"Resumed from {path}.")
-    return checkpoint_step(path)
+        return checkpoints[-1] if checkpoints else None
+    path = Path(checkpoint) if Path(checkpoint).is_dir() else output_dir / checkpoint
+    if not path.is_dir() or not re.fullmatch(r"checkpoint-\d+", path.name):
+        raise ValueError(f'--resume_from_checkpoint {checkpoint} is no checkpoint: name a folder, or "latest".')
+    return path
 
 
 def save_atomically(save: Callable[[str], None], folder: Path) -> None:
@@ -103,6 +112,7 @@ def save_atomically(save: Callable[[str], None], folder: Path) -> None:
     save(str(partial))
     for entry in sorted(partial.iterdir()):
         target, old = folder / entry.name, folder / f".{entry.name}.old"
+        shutil.rmtree(old, ignore_errors=True)  # of a run that was killed here
         if target.is_dir():
             os.replace(target, old)
         os.replace(entry, target)

@@ -1,5 +1,6 @@
 """What is minimised: (networks, batch) -> scalar."""
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -56,7 +57,9 @@ def sample_generators(seed: int, positions: torch.Tensor) -> list[torch.Generato
     Returns:
         `list[torch.Generator]`: On the CPU.
     """
-    return [torch.Generator().manual_seed((seed << 40) + position) for position in positions.tolist()]
+    # A CPU generator keeps 32 bits of its seed, so both numbers are mixed into these.
+    seeds = (np.random.SeedSequence([seed, position]).generate_state(1)[0] for position in positions.tolist())
+    return [torch.Generator().manual_seed(int(one)) for one in seeds]
 
 
 def motion_denoising_loss(

@@ -1,6 +1,8 @@
 """Perceptual distances on a pyramid of resolutions: LIA's VGG19 loss, and a stand-in that needs no weights."""
 
 import logging
+import pickle
+import struct
 from pathlib import Path
 
 import torch
@@ -61,7 +63,10 @@ class VGG19Loss(nn.Module):
         if path is None:
             state_dict = torch.hub.load_state_dict_from_url(VGG19_URL, map_location="cpu", weights_only=True)
         else:
-            state_dict = torch.load(path, map_location="cpu", weights_only=True)
+            try:
+                state_dict = torch.load(path, map_location="cpu", weights_only=True)
+            except (pickle.UnpicklingError, RuntimeError, EOFError, IndexError, struct.error) as error:
+                raise ValueError(f"{path} does not hold VGG19's weights: it is no PyTorch file.") from error
         loss = cls()
         missing = [key for key in loss.state_dict() if key not in state_dict]
         if missing:

@@ -1,6 +1,7 @@
 """Publishing a trained model: to its folder with a model card, and to the Hub."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -26,7 +27,7 @@ def upload_model(args: argparse.Namespace, repository: str) -> None:
         repo_id=repository,
         folder_path=str(args.output_dir),
         commit_message="End of training",
-        ignore_patterns=["checkpoint-*", ".*", f"{args.logging_dir}/*"],
+        ignore_patterns=["checkpoint-*", "abandoned-*", ".*", f"{Path(args.logging_dir).as_posix()}/*"],
     )
 
 
@@ -39,9 +40,9 @@ def command_line(script: str, args: argparse.Namespace, defaults: dict) -> str:
         if isinstance(value, bool):
             words.append(f"--{name}")
         elif isinstance(value, (list, tuple)):
-            words.append(f"--{name} {' '.join(map(str, value))}")
+            words.append(f"--{name} {shlex.join(map(str, value))}")
         else:
             # Files are told by their last part: a card does not tell how a disk is laid out.
             is_path = isinstance(value, Path) or (isinstance(value, str) and Path(value).exists())
-            words.append(f"--{name} {Path(value).name if is_path else value}")
+            words.append(f"--{name} {shlex.quote(Path(value).name if is_path else str(value))}")
     return " \\\n  ".join(words)

@@ -78,17 +78,22 @@ class TrainingRun:
             drop_last=True,  # the discriminator's statistics need whole groups
             num_workers=args.dataloader_num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
+            generator=torch.Generator().manual_seed(args.seed),  # or its seed would be drawn from the global state
         )
         return self.accelerator.prepare(dataloader)
 
-    def finish_step(self, values: dict[str, float]) -> None:
+    def finish_step(self, losses: dict[str, torch.Tensor], **values: float) -> None:
         r"""
         Counts an optimisation step.
 
         Args:
-            values (`dict[str, float]`): Numbers to log, by name.
+            losses (`dict[str, torch.Tensor]`): Scalars to log, by name: their mean over processes.
+            values (`float`): Other numbers to log, the same on every process.
         """
         self.step += 1
+        names = list(losses)
+        means = self.accelerator.reduce(torch.stack([losses[name].detach().float() for name in names]), "mean")
+        values = dict(zip(names, means.tolist())) | values
         if self.ema is not None:
             self.ema.step(self.model.parameters())
         self._progress_bar.update()
@@ -125,5 +130,6 @@ class TrainingRun:
     def _keep_losses_until(self, step: int) -> None:
         # A resumed run repeats the steps that were made after its checkpoint.
         lines = self._losses_path.read_text().splitlines() if self._losses_path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        # The last line of a killed run may be cut off.
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         self._losses_path.write_text("".join(line + "\n" for line in kept))

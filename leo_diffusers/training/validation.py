@@ -123,7 +123,7 @@ def motion_statistics(samples: torch.Tensor, data: torch.Tensor) -> dict[str, fl
         return torch.fft.rfft(scaled, dim=1).abs().square().mean(dim=(0, 2)).cpu().numpy()
 
     real, fake = velocity_spectrum(data), velocity_spectrum(samples)
-    third = len(real) // 3
+    third = max(1, len(real) // 3)
     return {
         "spread": spread.mean().item(),
         "spread_min": spread.min().item(),

@@ -5,6 +5,7 @@ A frame is a float32 RGB tensor of shape `(3, H, W)` in [-1, 1]. This package is
 byte p becomes p / 127.5 - 1, whatever else the clip holds. Readers and writers hold one frame at a time.
 """
 
+from .ffmpeg import FFmpegError
 from .files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_videos
 from .images import read_image, to_frame, to_pil, to_uint8, to_unit_range, write_image
 from .reading import VideoReader, read_video
@@ -14,6 +15,7 @@ from .writing import VideoWriter
 __all__ = [
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
+    "FFmpegError",
     "VideoReader",
     "VideoWriter",
     "find_videos",

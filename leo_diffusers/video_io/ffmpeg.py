@@ -27,6 +27,10 @@ _FIRST_FRAME = re.compile(
 )
 
 
+class FFmpegError(RuntimeError):
+    r"""ffmpeg failed; the message is its own."""
+
+
 class _VideoStream(NamedTuple):
     width: int
     height: int

@@ -14,6 +14,7 @@ from PIL import Image
 from .ffmpeg import (
     AUDIO_STREAM,
     RESAMPLING,
+    FFmpegError,
     exact_frame_rate,
     ffmpeg_command,
     first_frame_time,
@@ -68,7 +69,7 @@ class VideoWriter(contextlib.AbstractContextManager):
         FileNotFoundError: If the folder of `path`, or `audio_from`, does not exist.
         PermissionError: If the folder of `path` cannot be written to.
         ValueError: If `path` is no possible output, or `frames_per_second` no frame rate it can have.
-        RuntimeError: If ffmpeg fails.
+        FFmpegError: If ffmpeg fails.
     """
 
     def __init__(self, path: PathLike, frames_per_second: float, audio_from: PathLike | None = None):
@@ -115,7 +116,8 @@ class VideoWriter(contextlib.AbstractContextManager):
 
         Raises:
             ValueError: If the shape is none of these or differs from before, or `frames` holds NaN.
-            RuntimeError: If called outside the `with` block, or ffmpeg stops.
+            RuntimeError: If called outside the `with` block.
+            FFmpegError: If ffmpeg stops.
         """
         if self._stack is None:
             raise RuntimeError("Call `write` inside the `with` block of a VideoWriter.")
@@ -178,7 +180,7 @@ class VideoWriter(contextlib.AbstractContextManager):
 
     def _check(self, returncode: int, log: IO[bytes]) -> None:
         if returncode != 0:
-            raise RuntimeError(f"ffmpeg failed to write {self.path}: {last_line(log) or 'it left no message'}")
+            raise FFmpegError(f"ffmpeg failed to write {self.path}: {last_line(log) or 'it left no message'}")
 
 
 def _find_sound(path: Path, suffix: str) -> tuple[Path, float] | None:

@@ -1,0 +1,201 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from leo_diffusers.data.frame_pairs import EndlessSampler, FramePairs, FrameReader, jitter_color
+from leo_diffusers.data.video_clips import VideoClip, find_clips, hold_out_frames
+from leo_diffusers.video_io import read_video
+
+
+LENGTHS = {"a.mp4": 24, "b.mp4": 5, "c": 7}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory, write_clip) -> list[VideoClip]:
+    """Noise, so that no two frames are alike; the third clip is a folder of images."""
+    folder = tmp_path_factory.mktemp("clips")
+    generator = torch.Generator().manual_seed(0)
+    for name, num_frames in LENGTHS.items():
+        write_clip(folder / name, torch.rand(num_frames, 3, 32, 32, generator=generator) * 2 - 1)
+    return find_clips(folder)[0]
+
+
+@pytest.fixture(scope="module")
+def all_frames(clips) -> list[torch.Tensor]:
+    return [read_video(clip.path) for clip in clips]
+
+
+def make_pairs(clips, **options) -> FramePairs:
+    return FramePairs(clips, 32, **{"horizontal_flip": False, "seed": 3, **options})
+
+
+def locate(frame: torch.Tensor, all_frames: list[torch.Tensor]) -> tuple[int, int]:
+    """Clip and number of the one frame that equals `frame` bit for bit."""
+    places = [(i, j) for i, frames in enumerate(all_frames) for j, known in enumerate(frames) if known.equal(frame)]
+    assert len(places) == 1
+    return places[0]
+
+
+def equal(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_pair_is_two_frames_of_one_clip(clips, all_frames):
+    pairs = make_pairs(clips)
+    for position in range(40):
+        pair = pairs[position]
+        assert list(pair) == ["source_frame", "driving_frame"]
+        for frame in pair.values():
+            assert frame.shape == (3, 32, 32) and frame.dtype == torch.float32
+            assert frame.min() >= -1 and frame.max() <= 1
+        (source_clip, source), (driving_clip, driving) = (locate(frame, all_frames) for frame in pair.values())
+        assert source_clip == driving_clip and source != driving
+        assert clips[source_clip] == pairs.clip_at(position)
+
+
+def test_every_ordered_pair_of_frames_is_drawn(clips, all_frames):
+    pairs = make_pairs(clips[1:2])
+    drawn = Counter(
+        tuple(locate(frame, all_frames)[1] for frame in pairs[position].values()) for position in range(400)
+    )
+    assert len(drawn) == 5 * 4
+    assert max(drawn.values()) < 50  # 20 each on average
+
+
+@pytest.mark.parametrize("cache_gigabytes", [0.0, 6 * 3 * 32**2 / 1e9, 1.0])
+def test_a_position_decides_the_pair(clips, cache_gigabytes):
+    options = {"horizontal_flip": True, "color_jitter": 0.2}
+    reference = make_pairs(clips, **options)
+    positions = list(range(8)) + [10**9]
+    expected = [reference[position] for position in positions]
+    again = make_pairs(clips, cache_gigabytes=cache_gigabytes, **options)
+    found = {position: again[position] for position in reversed(positions)}
+    assert all(equal(found[position], pair) for position, pair in zip(positions, expected))
+
+
+def test_seeds_draw_different_pairs(clips):
+    first, second = make_pairs(clips, seed=0), make_pairs(clips, seed=1)
+    assert not all(equal(first[position], second[position]) for position in range(4))
+
+
+@pytest.mark.parametrize("pairs_per_clip", [1, 4])
+def test_an_epoch_visits_every_clip_equally(clips, pairs_per_clip):
+    pairs = make_pairs(clips, pairs_per_clip=pairs_per_clip)
+    assert len(pairs) == len(clips) * pairs_per_clip
+    epochs = []
+    for epoch in range(12):
+        visited = [pairs.clip_at(epoch * len(pairs) + index).name for index in range(len(pairs))]
+        assert Counter(visited) == dict.fromkeys(LENGTHS, pairs_per_clip)
+        epochs.append(tuple(visited))
+    assert len(set(epochs)) > 3
+    assert not equal(pairs[0], pairs[len(pairs)])
+
+
+def test_cached_and_sought_frames_are_equal(clips, all_frames):
+    cached, sought = FrameReader(32, 10**9), FrameReader(32, 0)
+    for clip, frames in zip(clips, all_frames, strict=True):
+        indices = [clip.num_frames - 1, 0, clip.num_frames // 2, 3]
+        assert torch.equal(cached.read(clip, indices), frames[indices])
+        assert torch.equal(sought.read(clip, indices), frames[indices])
+
+
+def test_the_cache_keeps_to_its_size(clips):
+    reader = FrameReader(32, 12 * 3 * 32**2)
+    for clip in clips:
+        reader.read(clip, [0])
+    assert sum(frames.nbytes for frames in reader._cached.values()) == 12 * 3 * 32**2  # b.mp4 and c
+
+
+@pytest.mark.parametrize(("cache_gigabytes", "num_pairs"), [(1.0, 150), (0.0, 12)])
+def test_held_out_frames_are_never_drawn(clips, all_frames, cache_gigabytes, num_pairs):
+    train_clips, validation_clips = hold_out_frames(clips, 0.4)
+    drawn = []
+    for part in (train_clips, validation_clips):
+        pairs = make_pairs(part, cache_gigabytes=cache_gigabytes)
+        frames = {locate(frame, all_frames) for i in range(num_pairs) for frame in pairs[i].values()}
+        window = {
+            (index, clip.start_frame + number) for index, clip in enumerate(part) for number in range(clip.num_frames)
+        }
+        assert frames <= window
+        if num_pairs > 100:
+            assert frames == window
+        drawn.append(frames)
+    assert not drawn[0] & drawn[1]
+
+
+def test_flips_mirror_both_frames_or_none(clips):
+    plain, flipped = make_pairs(clips), make_pairs(clips, horizontal_flip=True)
+    num_flipped = 0
+    for position in range(300):
+        expected, pair = plain[position], flipped[position]
+        if not equal(pair, expected):
+            assert equal(pair, {name: frame.flip(-1) for name, frame in expected.items()})
+            num_flipped += 1
+    assert 115 <= num_flipped <= 185  # four deviations of a fair coin
+
+
+def test_colour_jitter_is_the_same_for_both_frames(tmp_path, write_clip):
+    frame = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    write_clip(tmp_path / "still", frame.expand(3, 3, 32, 32))
+    clips, _ = find_clips(tmp_path)
+    plain, jittered = make_pairs(clips)[0], make_pairs(clips, color_jitter=0.3)
+    pairs = [jittered[position] for position in range(6)]
+    for pair in pairs:
+        assert torch.equal(pair["source_frame"], pair["driving_frame"])
+        assert not torch.equal(pair["source_frame"], plain["source_frame"])
+        assert pair["source_frame"].abs().max() <= 1
+    means = [pair["source_frame"].mean().item() for pair in pairs]
+    assert len(set(means)) == 6
+
+
+def jitter_reference(pixels: np.ndarray, order: str, factors: dict[str, float]) -> np.ndarray:
+    """Blends of images in [0, 1], (F, H, W, 3): with black, with the mean grey, with each pixel's grey."""
+    for name in order:
+        grey = pixels @ np.array([0.299, 0.587, 0.114])
+        other = {"b": 0.0, "c": grey.mean(), "s": grey[..., None]}[name]
+        pixels = np.clip(factors[name] * pixels + (1 - factors[name]) * other, 0, 1)
+    return pixels
+
+
+def test_colour_jitter_composes_brightness_contrast_saturation():
+    frames = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pixels = (frames.permute(0, 2, 3, 1).double().numpy() + 1) / 2
+    factors = {"b": 1.3, "c": 0.7, "s": 1.4}
+    jittered = (jitter_color(frames, *factors.values()).permute(0, 2, 3, 1).double().numpy() + 1) / 2
+    np.testing.assert_allclose(jittered, jitter_reference(pixels, "bcs", factors), atol=1e-6)
+    for order in ("cbs", "scb", "bsc"):  # the order can be told from the result
+        assert np.abs(jittered - jitter_reference(pixels, order, factors)).max() > 1e-3
+
+
+def test_colour_jitter_of_one_changes_nothing_and_extremes_stay_in_range():
+    frames = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.testing.assert_close(jitter_color(frames, 1, 1, 1), frames)
+    assert torch.all(jitter_color(frames, 0, 1, 1) == -1)
+    for factors in ((3, 1, 1), (1, 3, 1), (1, 1, 3), (2, 2, 2), (0.1, 5, 5)):
+        assert jitter_color(frames, *factors).abs().max() <= 1
+    grey = jitter_color(frames, 1, 1, 0)
+    torch.testing.assert_close(grey[:, 0], grey[:, 2])
+
+
+def test_workers_draw_the_same_batches(clips):
+    def batches(num_workers: int) -> list[dict]:
+        pairs = make_pairs(clips, horizontal_flip=True, color_jitter=0.2)
+        return list(DataLoader(pairs, batch_size=2, sampler=EndlessSampler(3, 13), num_workers=num_workers))
+
+    alone, together = batches(0), batches(2)
+    assert len(alone) == len(together) == 5
+    assert all(map(equal, alone, together))
+
+
+def test_endless_sampler_continues_where_it_is_told():
+    assert list(EndlessSampler(0, 7)) == [*EndlessSampler(0, 4), *EndlessSampler(4, 7)] == list(range(7))
+    assert len(EndlessSampler(4, 7)) == 3
+    assert list(EndlessSampler(9, 7)) == [] and len(EndlessSampler(9, 7)) == 0
+
+
+def test_no_clips_are_refused():
+    with pytest.raises(ValueError, match="`clips` is empty"):
+        FramePairs([], 32)

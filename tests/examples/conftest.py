@@ -1,0 +1,137 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from leo_diffusers import LIAModel, LIAPipeline
+from leo_diffusers.data.motion_codes import MotionCodes, hash_animator
+from leo_diffusers.data.talking_heads import render_clip
+from leo_diffusers.video_io import VideoWriter, to_frame
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CLIP_LENGTHS = {"a.mp4": 20, "deep/b.mp4": 12, "frames": 9}
+LAUNCHERS = {
+    "accelerate": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"],
+    # `accelerate launch --cpu --num_processes 2` would start one process only.
+    "two processes": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+}
+ENVIRONMENT = {
+    **os.environ,
+    "ACCELERATE_USE_CPU": "true",
+    "HF_HUB_OFFLINE": "1",
+    "https_proxy": "http://127.0.0.1:9",  # nothing listens there: downloads fail at once
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(REPOSITORY),
+}
+# `python script.py options`, again and again, in processes that find torch and diffusers imported: that takes longer
+# than a step of a tiny network.
+PYTHON = """
+import json, os, runpy, sys, traceback
+import accelerate, leo_diffusers
+
+for line in sys.stdin:
+    *words, output = json.loads(line)
+    if os.fork() == 0:
+        code, file = 0, os.open(output, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, 1), os.dup2(file, 2)
+        sys.argv[:] = words
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            code = traceback.print_exc() or 1
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory) -> Iterator[Callable[[list[str]], tuple[int, str]]]:
+    """Runs `python` with words; returns the exit code and what was said."""
+    folder, pipe = tmp_path_factory.mktemp("said"), subprocess.PIPE
+    environment = {**ENVIRONMENT, "TORCH_HOME": str(tmp_path_factory.mktemp("torch"))}
+    server = subprocess.Popen(
+        [sys.executable, "-c", PYTHON], cwd=REPOSITORY, env=environment, stdin=pipe, stdout=pipe, text=True
+    )
+
+    def run(words: list[str]) -> tuple[int, str]:
+        output = folder / str(len(list(folder.iterdir())))
+        server.stdin.write(json.dumps([*words, str(output)]) + "\n")
+        server.stdin.flush()
+        return int(server.stdout.readline()), output.read_text()
+
+    with server:
+        yield run
+        server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def run_example(python) -> Callable[..., str]:
+    """Runs a script of examples/ as a user would and returns what it said; it must end well unless `is_refused`."""
+
+    def run(script: str, *options, launcher: str = "python", is_refused: bool = False) -> str:
+        words = [f"examples/{script}", *map(str, options)]
+        if launcher == "python":
+            code, said = python(words)
+        else:
+            command = [sys.executable, *LAUNCHERS[launcher], *words]
+            pipe = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+            result = subprocess.run(command, check=False, cwd=REPOSITORY, env=ENVIRONMENT, text=True, **pipe)
+            code, said = result.returncode, result.stdout
+        assert code == (2 if is_refused else 0), said
+        if is_refused:
+            assert "Traceback" not in said
+            assert said.splitlines()[-1].startswith(f"{script}: error: "), said
+        return said
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def clips_folder(tmp_path_factory) -> Path:
+    """Talking heads at 32 pixels, among them a file that is no video and a clip that is too short."""
+    folder = tmp_path_factory.mktemp("data") / "clips"
+    for seed, (name, num_frames) in enumerate([*CLIP_LENGTHS.items(), ("short.mp4", 3)]):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with VideoWriter(path, 25 + seed) as writer:
+            for frame in render_clip(seed, seed, num_frames, 32).frames:
+                writer.write(to_frame(frame))
+    (folder / "broken.mp4").write_text("this is no video")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def animator_folder(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("animator")
+    LIAPipeline(LIAModel(32, 32, 8, (16, 16, 32, 32), motion_head_layers=2)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def codes_folder(animator_folder, tmp_path_factory) -> Path:
+    """Random walks as motion codes of the animator."""
+    lengths = [40, 8, 24, 30]
+    codes = torch.randn(sum(lengths), 8, generator=torch.Generator().manual_seed(0)).cumsum(dim=0) / 10
+    animator_hash = hash_animator(LIAPipeline.from_pretrained(animator_folder).animator)
+    names, offsets = [f"{i}.mp4" for i in range(4)], torch.tensor([0, *lengths]).cumsum(0)
+    folder = tmp_path_factory.mktemp("codes")
+    MotionCodes(codes, offsets, names, [25.0] * 4, animator_hash).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def read_lines() -> Callable[[Path], list[dict]]:
+    def read(path: Path) -> list[dict]:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    return read

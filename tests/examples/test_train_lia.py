@@ -1,0 +1,224 @@
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from leo_diffusers import LIAPipeline
+from leo_diffusers.video_io import VideoReader, read_image, read_video
+
+
+NETWORK = ["--resolution", 32, "--block_out_channels", 16, 16, 32, 32, "--latent_dim", 32, "--motion_dim", 8]
+RECIPE = [
+    *NETWORK,
+    *("--perceptual_loss", "ssim", "--train_batch_size", 2, "--gradient_accumulation_steps", 2, "--use_ema"),
+    *("--max_train_steps", 4, "--checkpointing_steps", 2, "--validation_steps", 3, "--seed", 3),
+    *("--color_jitter", 0.1, "--validation_fraction", 0.2, "--max_grad_norm", 100),
+]
+
+
+@pytest.fixture(scope="module")
+def straight(run_example, clips_folder, tmp_path_factory) -> Path:
+    """The output of a run that was never stopped."""
+    folder = tmp_path_factory.mktemp("straight") / "lia"
+    options = ["--train_data_dir", clips_folder, "--output_dir", folder, *RECIPE]
+    said = run_example("train_lia.py", *options, launcher="accelerate")
+    for name in ("broken.mp4", "short.mp4 (3 frames)"):  # the run goes on without them
+        assert name in said
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resumed(run_example, clips_folder, straight, tmp_path_factory) -> Path:
+    """The output of a run that was killed while it wrote its second checkpoint, and resumed."""
+    folder = tmp_path_factory.mktemp("resumed") / "lia"
+    shutil.copytree(straight / "checkpoint-2", folder / "checkpoint-2")
+    lines = (straight / "losses.jsonl").read_text().splitlines(keepends=True)
+    (folder / "losses.jsonl").write_text("".join(lines[:3]))
+    (folder / ".checkpoint-4.partial").mkdir()
+    (folder / ".checkpoint-4.partial" / "model.safetensors").write_bytes(b"half")
+    options = ["--train_data_dir", clips_folder, "--output_dir", folder, *RECIPE, "--checkpoints_total_limit", 1]
+    run_example("train_lia.py", *options, "--resume_from_checkpoint", "latest", "--dataloader_num_workers", 1)
+    return folder
+
+
+def test_losses_are_logged(straight, read_lines):
+    losses = read_lines(straight / "losses.jsonl")
+    assert [line.pop("step") for line in losses] == [1, 2, 3, 4]
+    for line in losses:
+        assert set(line) == {"l1", "perceptual", "adversarial", "discriminator"}
+        assert all(np.isfinite(value) and value > 0 for value in line.values())
+
+
+def test_a_run_leaves_a_pipeline_that_animates(straight, clips_folder):
+    pipeline = LIAPipeline.from_pretrained(straight)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.animator.config.frame_size == 32 and pipeline.animator.config.motion_dim == 8
+    driving = clips_folder / "deep" / "b.mp4"
+    source = read_video(clips_folder / "a.mp4", num_frames=1)[0]
+    output = pipeline(source, driving, output_type="np")
+    assert output.frames.shape == (1, 12, 32, 32, 3)
+    assert np.isfinite(output.frames).all() and output.motion_codes.shape == (1, 12, 8)
+
+
+def test_a_run_shows_what_it_learned(straight, read_lines):
+    validations = read_lines(straight / "validation.jsonl")
+    # At each checkpoint too: a model is published with its numbers.
+    assert [line["step"] for line in validations] == [2, 3, 4]
+    names = {"l1", "psnr", "copy_l1", "copy_psnr"}
+    assert set(validations[0]) == {"step", *(f"validation/{name}" for name in names)}
+    assert validations[0]["validation/copy_l1"] == validations[2]["validation/copy_l1"]
+    picture = read_image(straight / "validation" / "reconstruction-0000004.png")
+    assert picture.shape == (3, 3 * 2 * 32, 8 * 32)
+    video = VideoReader(straight / "validation" / "reconstruction-0000004.mp4")
+    assert (video.source_height, video.source_width) == (32, 3 * 32)
+    assert list((straight / "logs").rglob("events.*"))
+
+
+def test_a_run_leaves_a_model_card(straight, clips_folder):
+    card = (straight / "README.md").read_text()
+    assert "accelerate launch examples/train_lia.py" in card and "--train_data_dir clips" in card
+    assert "--gradient_accumulation_steps 2" in card and "--use_ema" in card and "perceptual loss: ssim" in card
+    assert str(clips_folder) not in card and str(straight.parent) not in card
+
+
+def test_the_average_is_published(straight):
+    state = torch.load(straight / "checkpoint-4" / "custom_checkpoint_0.pkl", weights_only=True)
+    published = list(LIAPipeline.from_pretrained(straight).animator.parameters())
+    assert all(map(torch.equal, published, state["shadow_params"]))
+    weights = load_file(next((straight / "animator").glob("*.safetensors")))
+    both = [load_file(path) for path in (straight / "checkpoint-4").glob("model*.safetensors")]
+    (trained,) = [tensors for tensors in both if tensors.keys() == weights.keys()]
+    assert not all(torch.equal(trained[name], weights[name]) for name in weights)
+
+
+def test_a_resumed_run_equals_one_that_was_not_stopped(straight, resumed, read_lines):
+    assert (resumed / "losses.jsonl").read_text() == (straight / "losses.jsonl").read_text()
+    assert read_lines(resumed / "validation.jsonl") == read_lines(straight / "validation.jsonl")[1:]
+    for path in sorted((straight / "checkpoint-4").glob("model*.safetensors")) + [
+        next((straight / "animator").glob("*.safetensors"))
+    ]:
+        ours, theirs = load_file(resumed / path.relative_to(straight)), load_file(path)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_checkpoints_beyond_the_limit_are_removed(straight, resumed):
+    assert sorted(path.name for path in straight.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    assert sorted(path.name for path in resumed.glob("checkpoint-*")) == ["checkpoint-4"]
+    for folder in (straight, resumed):
+        assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.fixture(scope="module")
+def without_critic(run_example, clips_folder, animator_folder, tmp_path_factory):
+    """Runs one step on four pairs, from given weights, without a discriminator."""
+
+    def run(launcher: str, train_batch_size: int, *more) -> Path:
+        folder = tmp_path_factory.mktemp("one_step")
+        options = ["--train_data_dir", clips_folder, "--output_dir", folder, "--report_to", "none"]
+        options += ["--pretrained_model_name_or_path", animator_folder, "--gan_weight", 0, "--perceptual_loss", "ssim"]
+        options += ["--max_train_steps", 1, "--train_batch_size", train_batch_size]
+        run_example("train_lia.py", *options, *more, launcher=launcher)
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_process(without_critic) -> Path:
+    return without_critic("python", 4)
+
+
+@pytest.fixture(scope="module")
+def two_processes(without_critic) -> Path:
+    return without_critic("two processes", 2)
+
+
+def test_training_without_a_discriminator(one_process, animator_folder, read_lines):
+    (losses,) = read_lines(one_process / "losses.jsonl")
+    assert set(losses) == {"step", "l1", "perceptual"}
+    assert len(list((one_process / "checkpoint-1").glob("model*.safetensors"))) == 1
+    before, after = (LIAPipeline.from_pretrained(folder).animator for folder in (animator_folder, one_process))
+    assert before.config.block_out_channels == after.config.block_out_channels
+    moved = [(a - b).abs().max().item() for a, b in zip(before.parameters(), after.parameters())]
+    assert 0 < max(moved) <= 2e-3 * (1 + 1e-3)  # Adam's first step is at most the learning rate
+
+
+def first_gradients(folder: Path) -> list[torch.Tensor]:
+    """With Adam's beta1 of 0 the first moments are the gradients."""
+    state = torch.load(folder / "checkpoint-1" / "optimizer.bin", weights_only=True)["state"]
+    return [moments["exp_avg"] for moments in state.values()]
+
+
+def test_two_processes_make_the_step_of_one_with_twice_the_batch(one_process, two_processes):
+    ours, theirs = first_gradients(two_processes), first_gradients(one_process)
+    assert len(ours) == len(theirs) > 20
+    for gradient, expected in zip(ours, theirs):
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_log_the_loss_of_the_whole_batch(one_process, two_processes, read_lines):
+    (losses,), (expected,) = (read_lines(folder / "losses.jsonl") for folder in (two_processes, one_process))
+    assert losses == pytest.approx(expected, abs=1e-5)
+
+
+def test_recomputed_activations_change_nothing(without_critic, one_process, read_lines):
+    folder = without_critic("python", 4, "--gradient_checkpointing")
+    assert read_lines(folder / "losses.jsonl") == read_lines(one_process / "losses.jsonl")
+    for gradient, expected in zip(first_gradients(folder), first_gradients(one_process), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_half_precision_comes_near(without_critic, one_process, read_lines):
+    folder = without_critic("python", 4, "--mixed_precision", "bf16")
+    (losses,), (expected,) = (read_lines(path / "losses.jsonl") for path in (folder, one_process))
+    assert losses == pytest.approx(expected, rel=0.02) and losses != expected
+    parameters = LIAPipeline.from_pretrained(folder).animator.parameters()
+    assert {parameter.dtype for parameter in parameters} == {torch.float32}
+
+
+def test_options_reach_the_network(run_example, clips_folder, tmp_path):
+    options = ["--train_data_dir", clips_folder, "--output_dir", tmp_path / "lia", *NETWORK, "--report_to", "none"]
+    options += ["--motion_basis", "free", "--warp_source_image", "--align_corners", "--motion_head_layers", 1]
+    said = run_example("train_lia.py", *options, "--max_train_steps", 1, "--train_batch_size", 2)
+    config = LIAPipeline.from_pretrained(tmp_path / "lia").animator.config
+    assert config.motion_basis == "free" and config.motion_head_layers == 1
+    assert config.warp_source_image is True and config.align_corners is True
+    # VGG19 was not to be had here, and the card tells the loss that stood in for it.
+    assert "--vgg19_weights" in said
+    assert "perceptual loss: ssim" in (tmp_path / "lia" / "README.md").read_text()
+
+
+def test_a_finished_run_stays_as_it_is(run_example, clips_folder, straight, tmp_path):
+    shutil.copytree(straight, tmp_path / "lia")
+    options = ["--train_data_dir", clips_folder, "--output_dir", tmp_path / "lia", *RECIPE, "--report_to", "none"]
+    run_example("train_lia.py", *options, "--resume_from_checkpoint", "latest")
+    for path in straight.rglob("*"):
+        if path.is_file() and path.suffix in (".safetensors", ".json", ".jsonl", ".md", ".bin", ".pkl"):
+            assert (tmp_path / "lia" / path.relative_to(straight)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--train_data_dir", "nowhere"], "nowhere"),
+        (["--train_data_dir", "{bad}"], "broken.mp4"),
+        (["--resolution", 48], "power of two.* 48"),
+        (["--block_out_channels", 16, 16, 32], "must hold 4 numbers"),
+        (["--vgg19_weights", "nowhere/vgg19.pth"], "nowhere/vgg19.pth"),
+        (["--resume_from_checkpoint", "checkpoint-7", "--perceptual_loss", "ssim"], "checkpoint-7 is no checkpoint"),
+        (["--pretrained_model_name_or_path", "nowhere/animator"], "nowhere/animator"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(run_example, clips_folder, tmp_path, options, message):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "broken.mp4").write_text("this is no video")
+    options = [str(option).format(bad=bad) for option in options]
+    defaults = ["--train_data_dir", clips_folder, "--output_dir", tmp_path / "out", "--report_to", "none", *NETWORK]
+    said = run_example("train_lia.py", *defaults, *options, is_refused=True)
+    assert re.search(message, said.splitlines()[-1])

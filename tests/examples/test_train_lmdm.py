@@ -1,0 +1,189 @@
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from safetensors.torch import load_file
+
+from leo_diffusers import LEOPipeline, LIAModel, LIAPipeline, MotionUNet1DModel
+from leo_diffusers.data.motion_codes import MotionCodes, hash_animator
+from leo_diffusers.video_io import VideoReader, read_video, write_image
+
+
+NETWORK = ["--sequence_length", 16, "--block_out_channels", 16, 32, "--attention_levels", 1, "--layers_per_block", 1]
+VALIDATION = ["--num_validation_samples", 4, "--num_inference_steps", 2]
+RECIPE = [
+    *NETWORK,
+    *VALIDATION,
+    *("--max_train_steps", 4, "--checkpointing_steps", 2, "--validation_steps", 3, "--train_batch_size", 3),
+    *("--gradient_accumulation_steps", 2, "--use_ema", "--ema_decay", 0.9, "--seed", 11),
+    *("--lr_scheduler", "linear", "--lr_warmup_steps", 1, "--snr_gamma", 5, "--prediction_type", "v_prediction"),
+    *("--adam_weight_decay", 0.01, "--max_grad_norm", 1.0, "--learning_rate", 3e-3),
+    *("--dropout", 0.3),  # its masks come from the random state
+]
+
+
+@pytest.fixture(scope="module")
+def inputs(animator_folder, codes_folder) -> list:
+    return ["--pretrained_model_name_or_path", animator_folder, "--motion_codes_dir", codes_folder]
+
+
+@pytest.fixture(scope="module")
+def image(clips_folder, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("image") / "photo.png"
+    write_image(path, read_video(clips_folder / "a.mp4", num_frames=1)[0])
+    return path
+
+
+@pytest.fixture(scope="module")
+def straight(run_example, inputs, image, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("straight") / "leo"
+    options = [*inputs, "--output_dir", folder, *RECIPE, "--validation_image", image]
+    run_example("train_lmdm.py", *options, launcher="accelerate")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resumed(run_example, inputs, image, straight, tmp_path_factory) -> Path:
+    """The output of a run that was killed after its third step, and resumed."""
+    folder = tmp_path_factory.mktemp("resumed") / "leo"
+    shutil.copytree(straight / "checkpoint-2", folder / "checkpoint-2")
+    lines = (straight / "losses.jsonl").read_text().splitlines(keepends=True)
+    (folder / "losses.jsonl").write_text("".join(lines[:3]))
+    options = [*inputs, "--output_dir", folder, *RECIPE, "--validation_image", image, "--report_to", "none"]
+    run_example("train_lmdm.py", *options, "--resume_from_checkpoint", "latest", "--dataloader_num_workers", 1)
+    return folder
+
+
+def test_a_run_leaves_a_pipeline_that_turns_an_image_into_a_video(straight, image, codes_folder):
+    pipeline = LEOPipeline.from_pretrained(straight)
+    pipeline.set_progress_bar_config(disable=True)
+    motion_codes, config = MotionCodes.load(codes_folder), pipeline.motion_unet.config
+    assert config.condition == "start" and config.sequence_length == 16
+    torch.testing.assert_close(torch.tensor(config.motion_mean), motion_codes.mean)
+    torch.testing.assert_close(torch.tensor(config.motion_std), motion_codes.std)
+    assert pipeline.scheduler.config.prediction_type == "v_prediction" and not pipeline.scheduler.config.clip_sample
+    frame = read_video(straight / "validation" / "generated-0000004.mp4", num_frames=1)
+    output = pipeline(frame[0], num_frames=16, num_inference_steps=2, output_type="np")
+    assert output.frames.shape == (1, 16, 32, 32, 3) and np.isfinite(output.frames).all()
+
+
+def test_a_run_shows_what_it_learned(straight, read_lines, codes_folder):
+    losses, validations = read_lines(straight / "losses.jsonl"), read_lines(straight / "validation.jsonl")
+    assert [line["step"] for line in losses] == [1, 2, 3, 4]
+    assert all(set(line) == {"step", "loss", "lr"} and np.isfinite(line["loss"]) for line in losses)
+    assert [line["lr"] for line in losses] == pytest.approx([3e-3, 2e-3, 1e-3, 0])
+    assert [line["step"] for line in validations] == [2, 3, 4]
+    names = {"spread", "spread_min", "spread_max", "slow", "fast"}
+    assert set(validations[0]) == {"step", *(f"validation/{name}" for name in names)}
+    assert (straight / "validation" / "generated-0000003.png").is_file()
+    assert len(VideoReader(straight / "validation" / "generated-0000004.mp4")) == 16
+    card = (straight / "README.md").read_text()
+    assert "accelerate launch examples/train_lmdm.py" in card and "--snr_gamma 5" in card
+    assert str(codes_folder) not in card and str(straight.parent) not in card
+    assert f"--motion_codes_dir {codes_folder.name}" in card and "--validation_image photo.png" in card
+
+
+def test_a_resumed_run_equals_one_that_was_not_stopped(straight, resumed, read_lines):
+    assert (resumed / "losses.jsonl").read_text() == (straight / "losses.jsonl").read_text()
+    assert read_lines(resumed / "validation.jsonl") == read_lines(straight / "validation.jsonl")[1:]
+    for folder in ("checkpoint-4", "motion_unet", "animator"):
+        (path,) = (straight / folder).glob("*.safetensors")
+        ours, theirs = load_file(resumed / path.relative_to(straight)), load_file(path)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_animator_stays_as_it_was(straight, animator_folder):
+    ours, theirs = (LIAPipeline.from_pretrained(folder).animator for folder in (straight, animator_folder))
+    assert hash_animator(ours) == hash_animator(theirs)
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+
+
+@pytest.mark.parametrize("condition", ["none", "start_end"])
+def test_networks_without_a_pipeline_of_their_own(run_example, inputs, tmp_path, read_lines, condition):
+    options = [*inputs, "--output_dir", tmp_path, *NETWORK, *VALIDATION, "--condition", condition]
+    run_example("train_lmdm.py", *options, "--max_train_steps", 2, "--train_batch_size", 2, "--report_to", "none")
+    assert len(read_lines(tmp_path / "losses.jsonl")) == 2 and len(read_lines(tmp_path / "validation.jsonl")) == 1
+    unet = MotionUNet1DModel.from_pretrained(tmp_path, subfolder="motion_unet")
+    assert unet.config.condition == condition
+    assert unet.num_sample_frames == {"none": 16, "start_end": 14}[condition]
+    scheduler = DDIMScheduler.from_pretrained(tmp_path, subfolder="scheduler")
+    assert scheduler.config.prediction_type == "epsilon" and not scheduler.config.clip_sample
+    assert f"condition {condition}" in (tmp_path / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def one_step(run_example, inputs, tmp_path_factory):
+    def run(launcher: str, train_batch_size: int, *more) -> Path:
+        folder = tmp_path_factory.mktemp("one_step")
+        options = [*inputs, "--output_dir", folder, *NETWORK, *VALIDATION, "--report_to", "none"]
+        options += ["--max_train_steps", 1, "--train_batch_size", train_batch_size]
+        run_example("train_lmdm.py", *options, *more, launcher=launcher)
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_process(one_step) -> Path:
+    return one_step("python", 8)
+
+
+@pytest.fixture(scope="module")
+def two_processes(one_step) -> Path:
+    return one_step("two processes", 4)
+
+
+def test_two_processes_make_the_step_of_one_with_twice_the_batch(one_process, two_processes):
+    ours, theirs = (
+        torch.load(folder / "checkpoint-1" / "optimizer.bin", weights_only=True)["state"]
+        for folder in (two_processes, one_process)
+    )
+    assert len(ours) == len(theirs) > 20
+    for index in theirs:
+        torch.testing.assert_close(ours[index]["exp_avg"], theirs[index]["exp_avg"], rtol=1e-3, atol=1e-7)
+    assert sum(moments["exp_avg"].abs().sum() for moments in theirs.values()) > 0
+
+
+def test_two_processes_log_the_loss_of_the_whole_batch(one_process, two_processes, read_lines):
+    (losses,), (expected,) = (read_lines(folder / "losses.jsonl") for folder in (two_processes, one_process))
+    assert losses == pytest.approx(expected, abs=1e-5)
+
+
+def test_recomputed_activations_change_nothing(one_step, one_process, read_lines):
+    folder = one_step("python", 8, "--gradient_checkpointing")
+    assert read_lines(folder / "losses.jsonl") == read_lines(one_process / "losses.jsonl")
+
+
+@pytest.mark.parametrize("seed", [1, 20240131])
+def test_a_seed_decides_data_noise_and_weights(one_step, one_process, read_lines, seed):
+    (losses,), (again,) = (read_lines(one_step("python", 8, "--seed", seed) / "losses.jsonl") for _ in range(2))
+    (other,) = read_lines(one_process / "losses.jsonl")
+    assert losses == again and losses["loss"] != other["loss"]
+
+
+def test_codes_of_another_animator_are_refused(run_example, codes_folder, tmp_path):
+    torch.manual_seed(1)
+    LIAPipeline(LIAModel(32, 32, 8, (16, 16, 32, 32), motion_head_layers=2)).save_pretrained(tmp_path / "other")
+    options = ["--pretrained_model_name_or_path", tmp_path / "other", "--motion_codes_dir", codes_folder]
+    said = run_example("train_lmdm.py", *options, "--output_dir", tmp_path / "out", *NETWORK, is_refused=True)
+    assert "made by another animator" in said and str(codes_folder) in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--motion_codes_dir", "nowhere"], "There is no nowhere/motion_codes.safetensors"),
+        (["--sequence_length", 64], "No clip has the 64 frames .* the longest has 40"),
+        (["--num_inference_steps", 2000], "--num_inference_steps must be from 1 to 1000, got 2000"),
+        (["--resume_from_checkpoint", "checkpoint-7"], "checkpoint-7 is no checkpoint"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(run_example, inputs, tmp_path, changes, message):
+    options = [*inputs, "--output_dir", tmp_path / "out", *NETWORK, *VALIDATION, "--report_to", "none", *changes]
+    said = run_example("train_lmdm.py", *options, is_refused=True)
+    assert re.search(message, said.splitlines()[-1])

@@ -1,0 +1,337 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from leo_diffusers import LEOPipeline, LIAPipeline, __version__, cli
+from leo_diffusers.cli import main
+from leo_diffusers.video_io import VideoReader, read_image, read_video, to_uint8
+
+
+COMMANDS = ["animate", "generate", "manipulate", "convert"]
+
+
+@pytest.fixture
+def photo_file(tmp_path, photo) -> Path:
+    photo.save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def run(tmp_path, photo_file, driving_video, lia_folder, leo_folder):
+    """Runs a command with good arguments, some of them replaced: None leaves one out, a list repeats it."""
+    good = {
+        "animate": {"model": lia_folder, "image": photo_file, "driving-video": driving_video},
+        "generate": {"model": leo_folder, "image": photo_file, "num-frames": 5, "num-inference-steps": 2},
+        "manipulate": {"model": lia_folder, "image": photo_file, "direction": "3=0.5", "num-frames": 4},
+    }
+
+    def run_command(command: str, **changes) -> int:
+        changes = {name.replace("_", "-"): value for name, value in changes.items()}
+        arguments = {"output": tmp_path / "out.mp4", **good[command], **changes}
+        words = [command]
+        for name, value in arguments.items():
+            for one in value if isinstance(value, list) else [value]:
+                words += [] if one is None else [f"--{name}={one}"]
+        return main(words)
+
+    return run_command
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    return to_uint8(read_video(path))
+
+
+def assert_close_video(path: Path, frames: torch.Tensor) -> None:
+    """The file shows `frames` (F, 3, H, W) in [0, 1], up to what H.264 loses."""
+    written = pixels_of(path).astype(np.float32)
+    expected = frames.permute(0, 2, 3, 1).numpy() * 255
+    assert written.shape == expected.shape
+    assert np.abs(written - expected).mean() < 12
+
+
+# --- what the commands write ---
+
+
+def test_animate(tmp_path, run, photo, driving_video, lia_folder):
+    assert run("animate") == 0
+    video = VideoReader(tmp_path / "out.mp4")
+    assert len(video) == len(VideoReader(driving_video)) == 7
+    assert video.frames_per_second == VideoReader(driving_video).frames_per_second == 24
+    assert (video.height, video.width) == (32, 32)
+    assert video.has_audio
+    expected = LIAPipeline.from_pretrained(lia_folder)(photo, driving_video, output_type="pt").frames[0]
+    assert_close_video(tmp_path / "out.mp4", expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        ({"motion_mode": "absolute"}, {"motion_mode": "absolute"}),
+        ({"reference_frame": "4"}, {"reference_frame": 4}),
+        ({"reference_frame": "auto"}, {"reference_frame": "auto"}),
+        ({"dtype": "bfloat16", "device": "cpu"}, {}),
+    ],
+)
+def test_animate_options(tmp_path, run, photo, driving_video, lia_folder, options, arguments):
+    assert run("animate", output=tmp_path / "frames", **options) == 0  # a folder of PNG files loses nothing
+    pipeline = LIAPipeline.from_pretrained(lia_folder)
+    expected = pipeline(photo, driving_video, output_type="pt", **arguments).frames[0]
+    written = torch.stack([read_image(path) for path in sorted((tmp_path / "frames").iterdir())])
+    assert written.shape == expected.shape
+    error = ((written + 1) / 2 - expected).abs()
+    assert error.mean() < (0.02 if "dtype" in options else 0.003)
+
+
+def test_generate(tmp_path, run, photo, leo_folder):
+    assert run("generate", seed=3, fps=12.5) == 0
+    video = VideoReader(tmp_path / "out.mp4")
+    assert len(video) == 5 and video.frames_per_second == 12.5 and not video.has_audio
+    pipeline = LEOPipeline.from_pretrained(leo_folder)
+    generator = torch.Generator().manual_seed(3)
+    output = pipeline(photo, num_frames=5, num_inference_steps=2, generator=generator, output_type="pt")
+    assert_close_video(tmp_path / "out.mp4", output.frames[0])
+
+
+def test_generate_several_videos(tmp_path, run):
+    assert run("generate", num_videos=2, seed=6) == 0
+    written = sorted(path.name for path in tmp_path.glob("*.mp4"))
+    assert written == ["out-0.mp4", "out-1.mp4"]
+    first, second = (pixels_of(tmp_path / name) for name in written)
+    assert len(first) == len(second) == 5 and not np.array_equal(first, second)
+    assert run("generate", output=tmp_path / "alone.mp4", seed=7) == 0
+    assert np.array_equal(pixels_of(tmp_path / "alone.mp4"), second)  # video i is that of seed + i
+
+
+def test_the_same_seed_writes_the_same_video(tmp_path, run):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert run("generate", output=tmp_path / f"{name}.mp4", seed=seed) == 0
+    a, b, c = (pixels_of(tmp_path / f"{name}.mp4") for name in "abc")
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_manipulate_to_an_image(tmp_path, run, photo, lia_folder, suffix):
+    output = tmp_path / f"moved{suffix}"
+    assert run("manipulate", output=output, direction=["3=0.5", "0=-2"]) == 0
+    expected = LIAPipeline.from_pretrained(lia_folder).manipulate(photo, {3: 0.5, 0: -2.0}, output_type="pt")
+    error = ((read_image(output) + 1) / 2 - expected.frames[0, 0]).abs().mean()
+    assert error < (0.003 if suffix == ".png" else 0.05)
+
+
+def test_manipulate_to_a_video(tmp_path, run, photo, lia_folder):
+    assert run("manipulate") == 0
+    expected = LIAPipeline.from_pretrained(lia_folder).manipulate(photo, {3: 0.5}, num_frames=4, output_type="pt")
+    assert_close_video(tmp_path / "out.mp4", expected.frames[0])
+
+
+def test_convert(tmp_path, released_checkpoint, photo_file):
+    assert main(["convert", str(released_checkpoint), str(tmp_path / "converted")]) == 0
+    words = ["--image", str(photo_file), "--direction", "1=1", "--output", str(tmp_path / "out.png")]
+    assert main(["manipulate", "--model", str(tmp_path / "converted"), *words]) == 0
+    assert read_image(tmp_path / "out.png").shape == (3, 32, 32)
+
+
+def test_an_older_output_is_replaced(tmp_path, run):
+    (tmp_path / "out.mp4").write_bytes(b"old")
+    assert run("manipulate") == 0
+    assert len(VideoReader(tmp_path / "out.mp4")) == 4
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "I;16", "1", "LA", "CMYK"])
+def test_image_modes(tmp_path, run, photo, lia_folder, mode):
+    suffix = ".jpg" if mode == "CMYK" else ".png"
+    if mode == "I;16":
+        Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257).save(tmp_path / "image.png")
+    else:
+        photo.convert(mode).save(tmp_path / f"image{suffix}")
+    with Image.open(tmp_path / f"image{suffix}") as image:
+        assert image.mode == mode
+    assert run("manipulate", image=tmp_path / f"image{suffix}", output=tmp_path / "out.png") == 0
+    comparable = photo.convert("L" if mode in ("L", "LA", "I;16") else "RGB")
+    expected = LIAPipeline.from_pretrained(lia_folder).manipulate(comparable, {3: 0.5}, output_type="pt").frames[0, 0]
+    if mode not in ("P", "1", "CMYK"):  # which lose colours
+        assert ((read_image(tmp_path / "out.png") + 1) / 2 - expected).abs().mean() < 0.003
+
+
+# --- what they say ---
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([*([command] if command else []), "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: leo-diffusers")
+    if command is None:
+        assert all(name in text for name in COMMANDS)
+    elif command != "convert":
+        for option in ("--model", "--output", "--seed", "--device", "--dtype"):
+            assert option in text
+    assert "%(" not in text and "None" not in text
+
+
+def test_every_option_explains_itself():
+    parser = cli.build_parser()
+    commands = next(action for action in parser._actions if action.dest == "command").choices
+    assert set(COMMANDS) <= set(commands)
+    for name, command in commands.items():
+        assert all(action.help for action in command._actions), name
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out.strip() == __version__
+
+
+def test_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "leo_diffusers"]
+    result = subprocess.run([*command, "--help"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert result.returncode == 0 and result.stdout.startswith("usage: leo-diffusers")
+    words = ["manipulate", "--model=m", "--image=none.png", "--direction=0=1", "--output=out.png"]
+    result = subprocess.run([*command, *words], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.splitlines()[-1] == "leo-diffusers: error: There is no image none.png."
+
+
+# --- bad input ---
+
+
+def assert_refused(code: int | None, capsys, folder: Path, before: list[Path], message: str) -> None:
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert "Traceback" not in error
+    lines = [line for line in error.splitlines() if "error: " in line]
+    assert len(lines) == 1 and lines[0].startswith("leo-diffusers"), error
+    assert error.splitlines()[-1] == lines[0]  # progress bars may stand before it
+    assert message in lines[0]
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "changes", "message"),
+    [
+        ("animate", {"image": "{tmp}/nowhere.png"}, "There is no image"),
+        ("generate", {"image": "{tmp}/nowhere.png"}, "There is no image"),
+        ("manipulate", {"image": "{tmp}/nowhere.png"}, "There is no image"),
+        ("animate", {"image": "{tmp}/corrupt.png"}, "corrupt.png cannot be read as an image"),
+        ("generate", {"image": "{tmp}/corrupt.png"}, "corrupt.png cannot be read as an image"),
+        ("manipulate", {"image": "{tmp}/text.png"}, "text.png cannot be read as an image"),
+        ("manipulate", {"image": "{tmp}"}, "cannot be read as an image"),
+        ("animate", {"image": None}, "--image"),
+        ("animate", {"driving_video": "{tmp}/nowhere.mp4"}, "nowhere.mp4"),
+        ("animate", {"driving_video": "{tmp}/text.png"}, "text.png"),
+        ("animate", {"driving_video": "{tmp}/corrupt.mp4"}, "corrupt.mp4"),
+        ("animate", {"model": "{tmp}/nowhere"}, "nowhere"),
+        ("generate", {"model": "{tmp}/nowhere"}, "nowhere"),
+        ("generate", {"model": "{tmp}/empty"}, "empty"),
+        ("generate", {"model": "{lia}"}, "motion_unet"),
+        ("animate", {"model": None}, "--model"),
+        ("animate", {"motion_mode": "standard"}, "argument --motion-mode: invalid choice: 'standard'"),
+        ("animate", {"reference_frame": "first"}, "'first' is neither \"auto\" nor the number of a frame"),
+        ("animate", {"reference_frame": "-1"}, "`reference_frame` must be the index"),
+        ("animate", {"reference_frame": "99"}, "`reference_frame` is 99, but the driving video has 7 frames"),
+        ("manipulate", {"direction": "6"}, "'6' is not of the form INDEX=AMOUNT"),
+        ("manipulate", {"direction": "six=1"}, "'six=1' is not of the form INDEX=AMOUNT"),
+        ("manipulate", {"direction": "1=much"}, "'1=much' is not of the form INDEX=AMOUNT"),
+        ("manipulate", {"direction": "8=1"}, "`directions` must be indices from 0 to 7"),
+        ("manipulate", {"direction": "-1=1"}, "`directions` must be indices from 0 to 7"),
+        ("manipulate", {"direction": "1=nan"}, "`directions` holds NaN"),
+        ("manipulate", {"direction": None}, "--direction"),
+        ("manipulate", {"num_frames": 0}, "`num_frames` must be at least 1, got 0"),
+        ("generate", {"num_frames": 1}, "`num_frames` must be at least 2, got 1"),
+        ("generate", {"num_frames": 17}, "`num_frames` must be at most 16"),
+        ("generate", {"num_frames": "many"}, "argument --num-frames: invalid int value: 'many'"),
+        ("generate", {"num_inference_steps": 0}, "`num_inference_steps` must be at least 1, got 0"),
+        ("generate", {"num_videos": 0}, "--num-videos must be at least 1, got 0"),
+        ("generate", {"fps": 0}, "`frames_per_second` must be a number from 0.01 to 1000"),
+        ("generate", {"output": "{tmp}/missing/out.mp4"}, "The folder"),
+        ("animate", {"output": "{tmp}/missing/out.mp4"}, "The folder"),
+        ("manipulate", {"output": "{tmp}/missing/out.png"}, "The folder"),
+        ("generate", {"output": "{tmp}/text.png/out.mp4"}, "text.png is a file"),
+        ("generate", {"output": "{tmp}/out.xyz"}, "out.xyz: videos are written as one of"),
+        ("animate", {"output": "{tmp}/out.xyz"}, "out.xyz: videos are written as one of"),
+        ("manipulate", {"output": "{tmp}/out.xyz"}, "out.xyz: videos are written as one of"),
+        ("generate", {"output": "{tmp}/out.png"}, "out.png: videos are written as one of"),
+        ("animate", {"dtype": "int8"}, "argument --dtype: invalid choice: 'int8'"),
+        ("animate", {"device": "abacus"}, "abacus"),
+        ("animate", {"seed": "x"}, "argument --seed: invalid int value: 'x'"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, run, photo_file, lia_folder, capsys, command, changes, message):
+    (tmp_path / "text.png").write_text("this is text")
+    (tmp_path / "corrupt.png").write_bytes(photo_file.read_bytes()[:200])
+    (tmp_path / "corrupt.mp4").write_bytes(b"\x00\x00\x00\x20ftypisom" + bytes(500))
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    changes = {
+        name: value.format(tmp=tmp_path, lia=lia_folder) if isinstance(value, str) else value
+        for name, value in changes.items()
+    }
+    try:
+        code = run(command, **changes)
+    except SystemExit as stop:
+        code = stop.code
+    assert_refused(code, capsys, tmp_path, before, message)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
+def test_a_device_that_is_not_there(tmp_path, run, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    assert_refused(run("animate", device="cuda"), capsys, tmp_path, before, "CUDA")
+
+
+def test_damaged_weights(tmp_path, run, lia_folder, capsys):
+    shutil.copytree(lia_folder, tmp_path / "damaged")
+    weights = tmp_path / "damaged" / "animator" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    before = sorted(tmp_path.rglob("*"))
+    assert_refused(run("animate", model=tmp_path / "damaged"), capsys, tmp_path, before, "")
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path, run, capsys):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0o555)
+    if os.access(folder, os.W_OK):
+        folder = Path("/proc")  # root writes everywhere else
+        if not folder.exists():
+            pytest.skip("this user may write everywhere")
+    before = sorted(tmp_path.rglob("*"))
+    for command in ("animate", "generate", "manipulate"):
+        code = run(command, output=folder / "out.mp4")
+        assert_refused(code, capsys, tmp_path, before, f"The folder {folder} cannot be written to")
+
+
+@pytest.mark.parametrize(
+    ("command", "changes"),
+    [
+        ("animate", {"image": "nowhere.png"}),
+        ("animate", {"reference_frame": "99"}),  # found out while the video is written
+        ("generate", {"num_frames": 1}),
+        ("manipulate", {"direction": "99=1"}),
+        ("manipulate", {"model": "/nowhere/at/all"}),
+    ],
+)
+def test_a_run_that_fails_leaves_an_older_output(tmp_path, run, capsys, command, changes):
+    (tmp_path / "out.mp4").write_bytes(b"an older result")
+    before = sorted(tmp_path.rglob("*"))
+    code = run(command, **changes)
+    assert_refused(code, capsys, tmp_path, before, "")
+    assert (tmp_path / "out.mp4").read_bytes() == b"an older result"
+
+
+def test_no_command(capsys):
+    for words in ([], ["dance"], ["animate", "--colour", "red"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
