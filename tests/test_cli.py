@@ -286,7 +286,7 @@ def test_bad_input_is_one_line(tmp_path, run, photo_file, lia_folder, capsys, co
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
 def test_a_device_that_is_not_there(tmp_path, run, capsys):
     before = sorted(tmp_path.rglob("*"))
-    assert_refused(run("animate", device="cuda"), capsys, tmp_path, before, "CUDA")
+    assert_refused(run("animate", device="cuda"), capsys, tmp_path, before, "--device cuda is not there")
 
 
 def test_damaged_weights(tmp_path, run, lia_folder, capsys):

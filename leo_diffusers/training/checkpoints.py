@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,8 +80,9 @@ def resume(accelerator: Accelerator, output_dir: Path, checkpoint: str | None) -
     # Later checkpoints belong to the run that is left behind here: as "latest" they would bring it back.
     for later in list_checkpoints(output_dir) if accelerator.is_main_process else []:
         if checkpoint_step(later) > step:
-            later.rename(later.with_name(f"abandoned-{later.name}"))
-            logger.warning(f"{later} is of another run from here on: it is now abandoned-{later.name}.")
+            abandoned = Path(tempfile.mkdtemp(dir=output_dir, prefix=f"abandoned-{later.name}-"))
+            later.rename(abandoned)
+            logger.warning(f"{later} is of another run from here on: it is now {abandoned.name}.")
     accelerator.wait_for_everyone()
     return step
 

@@ -26,7 +26,6 @@ from leo_diffusers.training.arguments import (
         ({"checkpoints_total_limit": 0}, "--checkpoints_total_limit must be at least 1, got 0"),
         ({"ema_decay": 1.0}, "--ema_decay must be at least 0 and below 1, got 1.0"),
         ({"ema_decay": -0.1}, "--ema_decay must be at least 0"),
-        ({"report_to": "wandb", "hub_token": "hf_secret"}, "--hub_token would be sent to wandb"),
     ],
 )
 def test_arguments_that_cannot_be_carried_out_are_refused(training_args, values, message):

@@ -138,9 +138,12 @@ def test_checkpoints_are_named_in_several_ways(tmp_path, training):
     for step in (1, 2):
         training.steps(1)
         save_checkpoint(training.accelerator, tmp_path, step, None)
-    assert resume(training.accelerator, tmp_path, "checkpoint-1") == 1
     assert resume(training.accelerator, tmp_path, str(tmp_path / "checkpoint-2")) == 2
     assert resume(training.accelerator, tmp_path, "latest") == 2
+    assert resume(training.accelerator, tmp_path, "checkpoint-1") == 1
+    # What came after is another run's from here on: kept, but never again the latest.
+    assert len(list(tmp_path.glob("abandoned-checkpoint-2-*/model.safetensors"))) == 1
+    assert resume(training.accelerator, tmp_path, "latest") == 1
     state = training.state()
     assert resume(training.accelerator, tmp_path, None) == 0
     assert_same(training.state(), state)

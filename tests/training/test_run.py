@@ -38,7 +38,7 @@ def train(run: TrainingRun, num_steps: int, draws: list[float] | None = None) ->
         if draws is not None:
             draws.append(torch.rand(1).item())
         if run.accelerator.sync_gradients:
-            run.finish_step({"loss": loss.item()})
+            run.finish_step({"loss": loss})
             if run.is_checkpoint_due:
                 run.save()
             num_steps -= 1
@@ -109,7 +109,7 @@ def test_what_is_due_when(training_args, clean_state):
     run = start(training_args(max_train_steps=7, checkpointing_steps=3, validation_steps=2))
     due = []
     for _ in range(7):
-        run.finish_step({"loss": 1.0})
+        run.finish_step({"loss": torch.tensor(1.0)})
         due.append((run.is_checkpoint_due, run.is_validation_due, run.is_finished))
     assert [step for step, (checkpoint, _, _) in enumerate(due, 1) if checkpoint] == [3, 6, 7]
     assert [step for step, (_, validation, _) in enumerate(due, 1) if validation] == [2, 4, 6, 7]
