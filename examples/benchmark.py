@@ -23,7 +23,7 @@ from diffusers import DDIMScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
 from leo_diffusers import LIAModel, LIAPipeline, MotionUNet1DModel
-from leo_diffusers.training.arguments import OneLineParser, run_main
+from leo_diffusers.command_line import OneLineParser, run_script
 
 
 MATRIX_SIZE = 4096  # large enough for the machine's best rate
@@ -273,4 +273,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    run_main(main, build_parser())
+    run_script(main, build_parser())

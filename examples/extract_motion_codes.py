@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from leo_diffusers import LIAModel, LIAPipeline, video_io
+from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.motion_codes import MotionCodes, hash_animator
 from leo_diffusers.data.video_clips import VideoClip, find_clips
-from leo_diffusers.training.arguments import OneLineParser, run_main
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -106,4 +106,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, build_parser())
+    run_script(main, build_parser())

@@ -20,8 +20,8 @@ import torch
 from tqdm import tqdm
 
 from leo_diffusers import LEOPipeline, LIAPipeline, video_io
+from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.talking_heads import FIRST_HELD_OUT_SEED, FRAME_RATE, render_clip
-from leo_diffusers.training.arguments import OneLineParser, run_main
 
 
 EXAMPLES = Path(__file__).parent
@@ -65,7 +65,7 @@ def render_clips(folder: Path) -> None:
             task.result()
 
 
-def run_script(script: str, arguments: str, **paths: Path) -> None:
+def launch(script: str, arguments: str, **paths: Path) -> None:
     r"""Runs a script of this folder; its own message says what went wrong."""
     words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
     command = [sys.executable, str(EXAMPLES / script), *arguments.split(), *words]
@@ -115,17 +115,15 @@ def main(args: argparse.Namespace) -> None:
             f"--resume_from_checkpoint latest --seed {args.seed}"
         )
 
-    run_script(
-        "train_lia.py", ANIMATOR_ARGUMENTS + schedule(animator_steps), train_data_dir=clips, output_dir=animator
-    )
-    run_script(
+    launch("train_lia.py", ANIMATOR_ARGUMENTS + schedule(animator_steps), train_data_dir=clips, output_dir=animator)
+    launch(
         "extract_motion_codes.py",
         "--horizontal_flip --batch_size 64 --mixed_precision bf16",
         pretrained_model_name_or_path=animator,
         train_data_dir=clips,
         output_dir=codes,
     )
-    run_script(
+    launch(
         "train_lmdm.py",
         MOTION_ARGUMENTS + schedule(motion_steps),
         pretrained_model_name_or_path=animator,
@@ -148,4 +146,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    run_main(main, build_parser())
+    run_script(main, build_parser())

@@ -18,15 +18,14 @@ from diffusers.optimization import get_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from leo_diffusers import FrameDiscriminator, LIAModel, LIAPipeline, video_io
+from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.frame_pairs import FramePairs
 from leo_diffusers.data.video_clips import VideoClip, find_clips, hold_out_frames
 from leo_diffusers.model_card import write_model_card
 from leo_diffusers.training.arguments import (
-    OneLineParser,
     add_training_arguments,
     build_accelerator,
     check_training_arguments,
-    run_main,
 )
 from leo_diffusers.training.checkpoints import save_atomically
 from leo_diffusers.training.losses import discriminator_loss, reconstruction_losses
@@ -292,4 +291,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, build_parser())
+    run_script(main, build_parser())

@@ -18,14 +18,13 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.optimization import get_scheduler
 
 from leo_diffusers import LEOPipeline, LIAModel, LIAPipeline, MotionUNet1DModel, video_io
+from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.motion_codes import MotionCodes, MotionSequences, hash_animator
 from leo_diffusers.model_card import write_model_card
 from leo_diffusers.training.arguments import (
-    OneLineParser,
     add_training_arguments,
     build_accelerator,
     check_training_arguments,
-    run_main,
 )
 from leo_diffusers.training.checkpoints import save_atomically
 from leo_diffusers.training.losses import motion_denoising_loss, sample_generators
@@ -285,4 +284,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, build_parser())
+    run_script(main, build_parser())

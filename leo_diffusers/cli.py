@@ -2,16 +2,15 @@
 
 import argparse
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from huggingface_hub.utils import HfHubHTTPError
 from tqdm import tqdm
 
 from . import __version__, video_io
+from .command_line import OneLineParser, run_command
 from .lia_checkpoint import load_lia_checkpoint
 from .model_card import write_model_card
 from .pipelines.pipeline_leo import LEOPipeline
@@ -31,14 +30,6 @@ from leo_diffusers import LIAPipeline
 pipeline = LIAPipeline.from_pretrained("{name}")
 output = pipeline(load_image("photo.png"), "driving.mp4", motion_mode="relative")
 export_to_video(output.frames[0], "animated.mp4", fps=25)"""
-
-
-class OneLineParser(argparse.ArgumentParser):
-    r"""Argument parser whose errors are one line on standard error, exit code 2."""
-
-    def error(self, message: str) -> None:
-        r"""Ends the program with `message`."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def parse_direction(text: str) -> tuple[int, float]:
@@ -245,9 +236,4 @@ def main(arguments: list[str] | None = None) -> int:
         `int`: Exit code: 0, or 2 after one line on standard error where the input was bad.
     """
     parsed = build_parser().parse_args(arguments)
-    try:
-        parsed.run(parsed)
-    except (ValueError, TypeError, OSError, HfHubHTTPError, video_io.FFmpegError) as error:
-        print(f"leo-diffusers: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("leo-diffusers", parsed.run, parsed)

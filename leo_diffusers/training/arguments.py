@@ -2,8 +2,6 @@
 
 import argparse
 import logging
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,14 +9,6 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import ProjectConfiguration, set_seed
 from diffusers.training_utils import EMAModel
-
-
-class OneLineParser(argparse.ArgumentParser):
-    r"""Argument parser whose errors are one line on standard error, exit code 2."""
-
-    def error(self, message: str) -> None:
-        r"""Ends the program with `message`."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def add_training_arguments(
@@ -132,19 +122,3 @@ def build_ema(model: torch.nn.Module, args: argparse.Namespace, device: torch.de
     ema = EMAModel(model.parameters(), decay=args.ema_decay)
     ema.to(device)
     return ema
-
-
-def run_main(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    r"""
-    Runs a script: bad input ends it with one line on standard error and exit code 2.
-
-    Args:
-        main (`Callable`): The script's work.
-        parser (`argparse.ArgumentParser`): Its arguments.
-    """
-    args = parser.parse_args()
-    try:
-        main(args)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)

@@ -7,7 +7,8 @@ import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
-from leo_diffusers.training.arguments import OneLineParser, add_training_arguments
+from leo_diffusers.command_line import OneLineParser
+from leo_diffusers.training.arguments import add_training_arguments
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
-import argparse
-
 import pytest
 import torch
 
+from leo_diffusers.command_line import OneLineParser
 from leo_diffusers.training.arguments import (
-    OneLineParser,
     build_accelerator,
     build_ema,
     check_training_arguments,
-    run_main,
     start_trackers,
 )
 
@@ -50,44 +47,6 @@ def test_parser_errors_are_one_line(capsys):
         output = capsys.readouterr()
         assert caught.value.code == 2 and output.out == ""
         assert output.err.startswith("train.py: error: ") and output.err.count("\n") == 1
-
-
-def run_script(monkeypatch, error: Exception | None) -> argparse.Namespace:
-    calls = []
-
-    def main(args: argparse.Namespace) -> None:
-        calls.append(args)
-        if error is not None:
-            raise error
-
-    parser = OneLineParser(prog="train.py")
-    parser.add_argument("--count", type=int, default=1)
-    monkeypatch.setattr("sys.argv", ["train.py", "--count", "3"])
-    run_main(main, parser)
-    return calls[0]
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("`x` must be positive,\n  got 0"),
-        TypeError("`x` must be positive,\n  got 0"),
-        FileNotFoundError("`x` must be positive,\n  got 0"),
-        NotADirectoryError("`x` must be positive,\n  got 0"),
-        PermissionError("`x` must be positive,\n  got 0"),
-    ],
-)
-def test_bad_input_ends_a_script_with_one_line(monkeypatch, capsys, error):
-    with pytest.raises(SystemExit) as caught:
-        run_script(monkeypatch, error)
-    assert caught.value.code == 2
-    assert capsys.readouterr().err == "train.py: error: `x` must be positive, got 0\n"
-
-
-def test_faults_of_a_script_keep_their_traceback(monkeypatch):
-    assert run_script(monkeypatch, None).count == 3
-    with pytest.raises(RuntimeError, match="a fault"):
-        run_script(monkeypatch, RuntimeError("a fault"))
 
 
 def test_the_accelerator_seeds_and_makes_the_folder(training_args, clean_state, monkeypatch):

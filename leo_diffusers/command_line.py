@@ -1,0 +1,51 @@
+"""What every command of the package has in common: bad input ends it with one line and exit code 2."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from huggingface_hub.utils import HfHubHTTPError
+
+from . import video_io
+
+
+# What bad input raises; anything else is a fault of ours and keeps its traceback.
+INPUT_ERRORS = (ValueError, TypeError, OSError, HfHubHTTPError, video_io.FFmpegError)
+BAD_INPUT = 2
+
+
+class OneLineParser(argparse.ArgumentParser):
+    r"""Argument parser whose errors are one line on standard error, exit code 2."""
+
+    def error(self, message: str) -> None:
+        r"""Ends the program with `message`."""
+        self.exit(BAD_INPUT, f"{self.prog}: error: {message}\n")
+
+
+def run_command(name: str, work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
+    r"""
+    Args:
+        name (`str`): The program's name, for the message.
+        work (`Callable`): What it does.
+        arguments (`argparse.Namespace`): Given to `work`.
+
+    Returns:
+        `int`: Exit code: 0, or 2 after one line on standard error where the input was bad.
+    """
+    try:
+        work(arguments)
+    except INPUT_ERRORS as error:
+        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def run_script(work: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    r"""
+    Runs a script with the arguments of its process, and ends the process.
+
+    Args:
+        work (`Callable`): What it does.
+        parser (`argparse.ArgumentParser`): Its arguments.
+    """
+    sys.exit(run_command(parser.prog, work, parser.parse_args()))
