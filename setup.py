@@ -12,7 +12,7 @@ version = re.search(r'^__version__ = "(.+)"', (root / "leo_diffusers" / "__init_
 extras = {
     # Editing a first frame: detectors for ControlNet.
     "edit": ["controlnet-aux>=0.0.10", "opencv-python-headless", "torchvision"],
-    "train": ["tensorboard", "datasets"],
+    "train": ["tensorboard"],
     "eval": ["torchmetrics", "scipy", "lpips", "torchvision", "matplotlib"],
     "app": ["gradio"],
 }
@@ -30,7 +30,7 @@ setup(
     packages=find_packages(include=["leo_diffusers", "leo_diffusers.*"]),
     python_requires=">=3.11",
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.7",
         "diffusers>=0.40.0",
         "transformers>=4.41",
         "accelerate>=1.0",

@@ -41,15 +41,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 @torch.no_grad()
-def encode_clip(accelerator: Accelerator, animator: LIAModel, clip: VideoClip, batch_size: int) -> torch.Tensor:
-    r"""Codes of a clip, and of its mirror image, (2, F, M) on the CPU."""
+def encode_clip(
+    accelerator: Accelerator, animator: LIAModel, clip: VideoClip, batch_size: int, with_mirrored: bool
+) -> torch.Tensor:
+    r"""Codes of a clip, and of its mirror image, (1 or 2, F, M) on the CPU."""
     codes, batch = [], []
 
     def encode() -> None:
         frames = torch.stack(batch).to(accelerator.device)
         with accelerator.autocast():
-            both = animator.encode_motion(torch.cat([frames, frames.flip(-1)]))
-        codes.append(both.float().cpu().unflatten(0, (2, -1)))
+            variants = [frames, frames.flip(-1)] if with_mirrored else [frames]
+            batch_codes = animator.encode_motion(torch.cat(variants)).float().cpu()
+        codes.append(batch_codes.unflatten(0, (len(variants), -1)))
         batch.clear()
 
     for frame in video_io.VideoReader(clip.path, animator.config.frame_size):
@@ -67,11 +70,11 @@ def save_clip(path: Path, codes: torch.Tensor) -> None:
     os.replace(partial, path)
 
 
-def merge(clips: list[VideoClip], folder: Path, animator_hash: str, horizontal_flip: bool) -> MotionCodes:
+def merge(clips: list[VideoClip], folder: Path, animator_hash: str) -> MotionCodes:
     codes, names, rates = [], [], []
     for index, clip in enumerate(clips):
-        plain, mirrored = load_file(folder / f"{index:06d}.safetensors")["codes"]
-        for suffix, clip_codes in (("", plain), (" (mirrored)", mirrored)) if horizontal_flip else (("", plain),):
+        variants = load_file(folder / f"{index:06d}.safetensors")["codes"]
+        for clip_codes, suffix in zip(variants, ("", " (mirrored)")):
             codes.append(clip_codes)
             names.append(clip.name + suffix)
             rates.append(clip.frames_per_second)
@@ -86,19 +89,23 @@ def main(args: argparse.Namespace) -> None:
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     animator = LIAPipeline.from_pretrained(args.pretrained_model_name_or_path).animator.to(accelerator.device)
     animator_hash = hash_animator(animator)
-    clips, _ = find_clips(args.train_data_dir, min_frames=args.min_frames)
-    # Finished clips lie here until all are; another animator or another data set has another folder.
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    # The main process looks at the clips; the others read what it found.
+    with accelerator.main_process_first():
+        clips, _ = find_clips(args.train_data_dir, min_frames=args.min_frames, cache=args.output_dir / ".clips.json")
+    # Finished clips lie here until all are; another animator, data set or setting has another folder.
     listing = "\n".join(f"{clip.name} {clip.num_frames}" for clip in clips)
+    listing += f"\n{args.horizontal_flip} {args.mixed_precision}"
     folder = args.output_dir / f".clips-{animator_hash}-{hashlib.sha256(listing.encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     share = list(enumerate(clips))[accelerator.process_index :: accelerator.num_processes]
     for index, clip in tqdm(share, desc="Clips", unit="clip", disable=not accelerator.is_local_main_process):
         path = folder / f"{index:06d}.safetensors"
         if not path.exists():
-            save_clip(path, encode_clip(accelerator, animator, clip, args.batch_size))
+            save_clip(path, encode_clip(accelerator, animator, clip, args.batch_size, args.horizontal_flip))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        motion_codes = merge(clips, folder, animator_hash, args.horizontal_flip)
+        motion_codes = merge(clips, folder, animator_hash)
         motion_codes.save(args.output_dir)
         shutil.rmtree(folder)
         print(f"Wrote {len(motion_codes.codes)} codes of {len(motion_codes.clip_names)} clips to {args.output_dir}.")

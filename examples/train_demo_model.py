@@ -22,6 +22,7 @@ from tqdm import tqdm
 from leo_diffusers import LEOPipeline, LIAPipeline, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.talking_heads import FIRST_HELD_OUT_SEED, FRAME_RATE, render_clip
+from leo_diffusers.training.validation import frame_grid
 
 
 EXAMPLES = Path(__file__).parent
@@ -91,8 +92,7 @@ def generate(model: Path, output_dir: Path) -> None:
             with video_io.VideoWriter(output_dir / f"{name}-{index}.mp4", FRAME_RATE) as writer:
                 writer.write(frames)
             rows.append(torch.cat([video_io.to_frame(image)[None], frames[columns[1:]]]))
-    sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
-    video_io.write_image(output_dir / "contact_sheet.png", sheet)
+    video_io.write_image(output_dir / "contact_sheet.png", frame_grid(rows))
     print(
         f"\nWrote videos and contact_sheet.png to {output_dir} (first row: the driving video), the model to {model}."
     )
@@ -118,7 +118,7 @@ def main(args: argparse.Namespace) -> None:
     launch("train_lia.py", ANIMATOR_ARGUMENTS + schedule(animator_steps), train_data_dir=clips, output_dir=animator)
     launch(
         "extract_motion_codes.py",
-        "--horizontal_flip --batch_size 64 --mixed_precision bf16",
+        "--horizontal_flip --batch_size 64",
         pretrained_model_name_or_path=animator,
         train_data_dir=clips,
         output_dir=codes,

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from leo_diffusers import FrameDiscriminator, LIAModel, LIAPipeline, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.frame_pairs import FramePairs
 from leo_diffusers.data.video_clips import VideoClip, find_clips, hold_out_frames
-from leo_diffusers.model_card import write_model_card
+from leo_diffusers.model_card import ANIMATE_USAGE, write_model_card
 from leo_diffusers.training.arguments import (
     add_training_arguments,
     build_accelerator,
+    build_lr_scheduler,
     check_training_arguments,
 )
 from leo_diffusers.training.checkpoints import save_atomically
@@ -32,21 +32,12 @@ from leo_diffusers.training.losses import discriminator_loss, reconstruction_los
 from leo_diffusers.training.perceptual_loss import load_perceptual_loss
 from leo_diffusers.training.publishing import command_line, hub_repository, upload_model
 from leo_diffusers.training.run import TrainingRun
-from leo_diffusers.training.validation import append_metrics, reconstruction_metrics, write_clip, write_grid
+from leo_diffusers.training.validation import log_validation, reconstruction_metrics, write_clip, write_grid
 
 
 PAPER_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 256, 128: 128, 256: 64, 512: 32, 1024: 16}
 GRID_COLUMNS = 8  # frames of a validation picture
 CLIP_FRAMES = 64  # frames of a validation video
-
-USAGE = """\
-from diffusers.utils import export_to_video, load_image
-from leo_diffusers import LIAPipeline
-
-pipeline = LIAPipeline.from_pretrained("{name}")
-output = pipeline(load_image("photo.png"), "driving.mp4")
-export_to_video(output.frames[0], "animated.mp4", fps=25)"""
-
 
 # ------------------------------------------------------------------------------------------------------------- parse
 
@@ -83,6 +74,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 def check_arguments(args: argparse.Namespace) -> None:
     check_training_arguments(args)
+    architecture = (
+        "resolution latent_dim motion_dim block_out_channels motion_head_layers motion_basis warp_source_image "
+        "align_corners"
+    )
+    for name in architecture.split() if args.pretrained_model_name_or_path else ():
+        if getattr(args, name) != build_parser().get_default(name):
+            raise ValueError(
+                f"--{name} cannot be changed with --pretrained_model_name_or_path, whose architecture is trained on: "
+                "leave it out, or begin with new weights."
+            )
     if not 0 < args.validation_fraction < 0.9:
         raise ValueError(f"--validation_fraction must be between 0 and 0.9, got {args.validation_fraction}.")
     if args.num_validation_clips < 1:
@@ -114,8 +115,11 @@ def build_animator(args: argparse.Namespace) -> LIAModel:
     )
 
 
-def build_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.optim.Adam:
-    return torch.optim.Adam(model.parameters(), lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2))
+def prepare_for_training(
+    accelerator: Accelerator, model: torch.nn.Module, args: argparse.Namespace
+) -> tuple[torch.nn.Module, torch.optim.Optimizer, LRScheduler]:
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2))
+    return accelerator.prepare(model, optimizer, build_lr_scheduler(optimizer, args, accelerator.num_processes))
 
 
 def build_networks(accelerator: Accelerator, animator: LIAModel, args: argparse.Namespace) -> tuple["Networks", str]:
@@ -124,20 +128,11 @@ def build_networks(accelerator: Accelerator, animator: LIAModel, args: argparse.
         perceptual_loss = perceptual_loss.to(accelerator.device)
     if args.gradient_checkpointing:
         animator.enable_gradient_checkpointing()
-    optimizer = build_optimizer(animator, args)
-    lr_scheduler = get_scheduler(
-        args.lr_scheduler,
-        optimizer,
-        num_warmup_steps=args.lr_warmup_steps * accelerator.num_processes,
-        num_training_steps=args.max_train_steps * accelerator.num_processes,
-    )
-    discriminator = discriminator_optimizer = None
+    discriminator = (None, None, None)
     if args.gan_weight > 0:
         discriminator = FrameDiscriminator(animator.config.frame_size, animator.config.block_out_channels)
-        discriminator_optimizer = build_optimizer(discriminator, args)
-        discriminator, discriminator_optimizer = accelerator.prepare(discriminator, discriminator_optimizer)
-    animator, optimizer, lr_scheduler = accelerator.prepare(animator, optimizer, lr_scheduler)
-    networks = Networks(animator, optimizer, lr_scheduler, discriminator, discriminator_optimizer, perceptual_loss)
+        discriminator = prepare_for_training(accelerator, discriminator, args)
+    networks = Networks(*prepare_for_training(accelerator, animator, args), *discriminator, perceptual_loss)
     return networks, perceptual_name
 
 
@@ -146,26 +141,32 @@ def build_networks(accelerator: Accelerator, animator: LIAModel, args: argparse.
 
 @dataclass
 class Networks:
-    r"""What a checkpoint holds, beside the moving average and the random states."""
+    r"""What a checkpoint holds, beside the moving average and the random states: each network with its optimiser."""
 
     animator: torch.nn.Module
     optimizer: torch.optim.Optimizer
     lr_scheduler: LRScheduler
     discriminator: torch.nn.Module | None
     discriminator_optimizer: torch.optim.Optimizer | None
+    discriminator_lr_scheduler: LRScheduler | None
     perceptual_loss: torch.nn.Module | None
 
+    def trained(self) -> list[tuple[torch.nn.Module, torch.optim.Optimizer, LRScheduler]]:
+        r"""The networks that learn, with optimiser and schedule."""
+        trained = [(self.animator, self.optimizer, self.lr_scheduler)]
+        if self.discriminator is not None:
+            trained.append((self.discriminator, self.discriminator_optimizer, self.discriminator_lr_scheduler))
+        return trained
 
-def train_discriminator(
-    accelerator: Accelerator, networks: Networks, frame: torch.Tensor, target: torch.Tensor
+
+def backward_discriminator(
+    accelerator: Accelerator, discriminator: torch.nn.Module, frame: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:
-    networks.discriminator.requires_grad_(True)
+    discriminator.requires_grad_(True)
     # In one pass real and fake frames would share the minibatch statistics and tell themselves apart by them.
-    loss = discriminator_loss(networks.discriminator(target), networks.discriminator(frame.detach()))
+    loss = discriminator_loss(discriminator(target), discriminator(frame.detach()))
     accelerator.backward(loss)
-    networks.discriminator_optimizer.step()
-    networks.discriminator_optimizer.zero_grad()
-    networks.discriminator.requires_grad_(False)
+    discriminator.requires_grad_(False)
     return loss
 
 
@@ -176,16 +177,18 @@ def train_step(
     frame = networks.animator(batch["source_frame"], target).sample
     values, critic = {}, None
     if networks.discriminator is not None:
-        values["discriminator"] = train_discriminator(accelerator, networks, frame, target)
+        values["discriminator"] = backward_discriminator(accelerator, networks.discriminator, frame, target)
         critic = accelerator.unwrap_model(networks.discriminator)
     losses = reconstruction_losses(frame, target, networks.perceptual_loss, critic)
     weights = {"l1": 1.0, "perceptual": args.perceptual_weight, "adversarial": args.gan_weight}
     accelerator.backward(sum(weights[name] * loss for name, loss in losses.items()))  # LIA Eq. 10
-    if args.max_grad_norm is not None and accelerator.sync_gradients:
-        accelerator.clip_grad_norm_(networks.animator.parameters(), args.max_grad_norm)
-    networks.optimizer.step()
-    networks.lr_scheduler.step()
-    networks.optimizer.zero_grad()
+    # Both after both gradients: in float16 they share one scale, which a step may change.
+    for model, optimizer, lr_scheduler in networks.trained():
+        if args.max_grad_norm is not None and accelerator.sync_gradients:
+            accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+        optimizer.step()
+        lr_scheduler.step()
+        optimizer.zero_grad()
     return losses | values
 
 
@@ -223,7 +226,7 @@ def validate(
     clip = torch.cat([frames[:1].expand_as(frames), frames, output.float()], dim=-1)
     write_clip(accelerator, args.output_dir, "reconstruction", step, clip, clips[-1].frames_per_second)
     metrics = {f"validation/{name}": sum(v[name] for v in values) / len(values) for name in values[0]}
-    append_metrics(args.output_dir / "validation.jsonl", step, metrics)
+    log_validation(accelerator, args.output_dir, step, metrics)
     return metrics
 
 
@@ -240,7 +243,7 @@ def save_model(animator: LIAModel, metrics: dict[str, float], args: argparse.Nam
                 f"```bash\n{command_line('train_lia.py', args, defaults)}\n```\n\n"
                 f"Measured on held-out frames (L1 of pixels in [0, 1]; copy: the source frame itself): {measured}."
             ),
-            usage=USAGE.format(name=args.hub_model_id or args.output_dir.resolve().name),
+            usage=ANIMATE_USAGE.format(name=args.hub_model_id or args.output_dir.resolve().name),
             license="other",
             tags=["image-animation"],
         )
@@ -255,7 +258,14 @@ def main(args: argparse.Namespace) -> None:
     check_arguments(args)
     accelerator = build_accelerator(args)
     animator = build_animator(args)
-    clips, _ = find_clips(args.train_data_dir, min_frames=4, min_size=animator.config.frame_size)
+    # The main process looks at the clips; the others read what it found.
+    with accelerator.main_process_first():
+        clips, _ = find_clips(
+            args.train_data_dir,
+            min_frames=4,
+            min_size=animator.config.frame_size,
+            cache=args.output_dir / ".clips.json",
+        )
     train_clips, validation_clips = hold_out_frames(clips, args.validation_fraction)
     validation_clips = validation_clips[: args.num_validation_clips]
     if not validation_clips:
@@ -272,19 +282,19 @@ def main(args: argparse.Namespace) -> None:
         cache_gigabytes=args.cache_gigabytes,
     )
 
-    models = [model for model in (networks.animator, networks.discriminator) if model is not None]
+    models = [model for model, _, _ in networks.trained()]
     for batch in run.dataloader(pairs):
         with accelerator.accumulate(*models):
-            losses = train_step(accelerator, networks, batch, args)
+            run.record(train_step(accelerator, networks, batch, args))
         if not accelerator.sync_gradients:
             continue
-        run.finish_step(losses)
-        if run.is_checkpoint_due:
-            run.save()
+        run.finish_step(lr=networks.lr_scheduler.get_last_lr()[0])
         if accelerator.is_main_process and (run.is_validation_due or run.is_checkpoint_due):
             with run.published_weights() as model:
                 metrics = validate(accelerator, model, validation_clips, run.step, args)
                 save_model(model, metrics, args, perceptual_name)
+        if run.is_checkpoint_due:
+            run.save()  # last: a run that is resumed from it has published what led to it
     run.close()
     if repository is not None:
         upload_model(args, repository)

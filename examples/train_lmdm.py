@@ -15,35 +15,27 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from diffusers import DDIMScheduler, DDPMScheduler
-from diffusers.optimization import get_scheduler
 
 from leo_diffusers import LEOPipeline, LIAModel, LIAPipeline, MotionUNet1DModel, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.motion_codes import MotionCodes, MotionSequences, hash_animator
-from leo_diffusers.model_card import write_model_card
+from leo_diffusers.model_card import GENERATE_USAGE, MOTION_UNET_USAGE, write_model_card
+from leo_diffusers.pipelines.motion_diffusion import denoise
 from leo_diffusers.training.arguments import (
     add_training_arguments,
     build_accelerator,
+    build_lr_scheduler,
     check_training_arguments,
 )
 from leo_diffusers.training.checkpoints import save_atomically
 from leo_diffusers.training.losses import motion_denoising_loss, sample_generators
 from leo_diffusers.training.publishing import command_line, hub_repository, upload_model
 from leo_diffusers.training.run import TrainingRun
-from leo_diffusers.training.validation import append_metrics, motion_statistics, write_clip, write_grid
+from leo_diffusers.training.validation import log_validation, motion_statistics, write_clip, write_grid
 
 
 VALIDATION_SEED = 0  # the same draws at each validation, so that steps can be compared
 GRID_COLUMNS = 8  # frames of a validation picture
-
-USAGE = """\
-from diffusers.utils import export_to_video, load_image
-from leo_diffusers import LEOPipeline
-
-pipeline = LEOPipeline.from_pretrained("{name}")
-output = pipeline(load_image("photo.png"), num_frames={num_frames})
-export_to_video(output.frames[0], "video.mp4", fps=25)"""
-
 
 # ------------------------------------------------------------------------------------------------------------- parse
 
@@ -95,6 +87,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--num_inference_steps must be from 1 to {args.num_train_timesteps}, got {args.num_inference_steps}."
         )
+    if args.validation_image is not None and args.condition != "start":
+        raise ValueError(f"--validation_image needs --condition start: a video cannot begin with {args.condition!r}.")
     if args.validation_image is not None and not args.validation_image.is_file():
         raise FileNotFoundError(f"There is no image {args.validation_image} for --validation_image.")
 
@@ -147,39 +141,31 @@ class Validation:
     def __init__(
         self, animator: LIAModel, sequences: MotionSequences, scheduler: DDIMScheduler, args: argparse.Namespace
     ):
-        self.pipeline = LIAPipeline(animator)
-        self.pipeline.set_progress_bar_config(disable=True)
+        self.animator = animator
         self.scheduler = scheduler
         self.args = args
         # Positions beyond those of any run.
         positions = range(2**40, 2**40 + args.num_validation_samples)
         self.real = torch.stack([sequences[position]["motion_codes"] for position in positions])  # (N, L, M)
 
-    @torch.no_grad()
     def draw(self, unet: MotionUNet1DModel) -> torch.Tensor:
         real = self.real.to(unet.device)
-        names = {"none": (), "start": ("start_motion_code",), "start_end": ("start_motion_code", "end_motion_code")}
-        ends = {"start_motion_code": real[:, 0], "end_motion_code": real[:, -1]}
-        conditions = {name: ends[name] for name in names[unet.config.condition]}
+        conditions = unet.conditions_of(real)
         generator = torch.Generator().manual_seed(VALIDATION_SEED)
-        shape = unet.standardize(real).shape
-        latents = torch.randn(shape, generator=generator).to(unet.device) * self.scheduler.init_noise_sigma
-        samples = self.pipeline.denoise(
-            unet, self.scheduler, latents, conditions, self.args.num_inference_steps, generator
-        )
+        noise = torch.randn(unet.standardize(real).shape, generator=generator).to(unet.device)
+        samples = denoise(unet, self.scheduler, noise, conditions, self.args.num_inference_steps, generator)
         return unet.unstandardize(samples, **conditions).cpu()
 
     def __call__(self, accelerator: Accelerator, unet: MotionUNet1DModel, step: int) -> dict[str, float]:
         codes = self.draw(unet)
         metrics = {f"validation/{name}": value for name, value in motion_statistics(codes, self.real).items()}
-        append_metrics(self.args.output_dir / "validation.jsonl", step, metrics)
-        accelerator.log(metrics, step=step)
-        if self.args.validation_image is not None and self.args.condition == "start":
+        log_validation(accelerator, self.args.output_dir, step, metrics)
+        if self.args.validation_image is not None:
             self.render(accelerator, unet, step)
         return metrics
 
     def render(self, accelerator: Accelerator, unet: MotionUNet1DModel, step: int) -> None:
-        pipeline = LEOPipeline(self.pipeline.animator, unet, self.scheduler)
+        pipeline = LEOPipeline(self.animator, unet, self.scheduler)
         pipeline.set_progress_bar_config(disable=True)
         output = pipeline(
             video_io.read_image(self.args.validation_image),
@@ -214,6 +200,7 @@ def save_model(
             )
         )
         name = args.output_dir.resolve().name
+        usage = GENERATE_USAGE if args.condition == "start" else MOTION_UNET_USAGE
         write_model_card(
             folder,
             title=f"{name}: a Latent Motion Diffusion Model, condition {args.condition}",
@@ -222,7 +209,7 @@ def save_model(
                 f"```bash\n{command_line('train_lmdm.py', args, defaults)}\n```\n\n"
                 f"Ratios of generated to real motion, 1 is equal: {measured}."
             ),
-            usage=USAGE.format(name=args.hub_model_id or name, num_frames=args.sequence_length),
+            usage=usage.format(name=args.hub_model_id or name),
             license="other",
             tags=["image-to-video"],
         )
@@ -250,12 +237,7 @@ def main(args: argparse.Namespace) -> None:
 
     # What a checkpoint holds: the network, its optimiser, the schedule, the moving average, the random states.
     optimizer = torch.optim.AdamW(unet.parameters(), lr=args.learning_rate, weight_decay=args.adam_weight_decay)
-    lr_scheduler = get_scheduler(
-        args.lr_scheduler,
-        optimizer,
-        num_warmup_steps=args.lr_warmup_steps * accelerator.num_processes,
-        num_training_steps=args.max_train_steps * accelerator.num_processes,
-    )
+    lr_scheduler = build_lr_scheduler(optimizer, args, accelerator.num_processes)
     unet, optimizer, lr_scheduler = accelerator.prepare(unet, optimizer, lr_scheduler)
     run = TrainingRun(accelerator, args, unet, "train_lmdm")
 
@@ -263,6 +245,7 @@ def main(args: argparse.Namespace) -> None:
         with accelerator.accumulate(unet):
             generators = sample_generators(args.seed, batch["position"])
             loss = motion_denoising_loss(unet, noise_scheduler, batch["motion_codes"], generators, args.snr_gamma)
+            run.record({"loss": loss})
             accelerator.backward(loss)
             if args.max_grad_norm is not None and accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(unet.parameters(), args.max_grad_norm)
@@ -271,13 +254,13 @@ def main(args: argparse.Namespace) -> None:
             optimizer.zero_grad()
         if not accelerator.sync_gradients:
             continue
-        run.finish_step({"loss": loss}, lr=lr_scheduler.get_last_lr()[0])
-        if run.is_checkpoint_due:
-            run.save()
+        run.finish_step(lr=lr_scheduler.get_last_lr()[0])
         if accelerator.is_main_process and (run.is_validation_due or run.is_checkpoint_due):
             with run.published_weights() as model:
                 metrics = validation(accelerator, model, run.step)
                 save_model(animator, model, scheduler, metrics, args)
+        if run.is_checkpoint_due:
+            run.save()  # last: a run that is resumed from it has published what led to it
     run.close()
     if repository is not None:
         upload_model(args, repository)

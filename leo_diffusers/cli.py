@@ -12,7 +12,7 @@ from tqdm import tqdm
 from . import __version__, video_io
 from .command_line import OneLineParser, run_command
 from .lia_checkpoint import load_lia_checkpoint
-from .model_card import write_model_card
+from .model_card import ANIMATE_USAGE, write_model_card
 from .pipelines.pipeline_leo import LEOPipeline
 from .pipelines.pipeline_lia import LIAPipeline
 
@@ -22,14 +22,6 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 CONVERTED_DESCRIPTION = """\
 The image animator of LIA at {frame_size} pixels, converted from a checkpoint in the format that its authors released.
 LIA's code and weights are licensed CC BY-NC 4.0: attribution is required and commercial use is not allowed."""
-
-CONVERTED_USAGE = """\
-from diffusers.utils import export_to_video, load_image
-from leo_diffusers import LIAPipeline
-
-pipeline = LIAPipeline.from_pretrained("{name}")
-output = pipeline(load_image("photo.png"), "driving.mp4", motion_mode="relative")
-export_to_video(output.frames[0], "animated.mp4", fps=25)"""
 
 
 def parse_direction(text: str) -> tuple[int, float]:
@@ -215,7 +207,7 @@ def run_convert(arguments: argparse.Namespace) -> None:
             complete,
             title=f"LIA animator, {animator.config.frame_size} pixels",
             description=CONVERTED_DESCRIPTION.format(frame_size=animator.config.frame_size),
-            usage=CONVERTED_USAGE.format(name=output_dir.name),
+            usage=ANIMATE_USAGE.format(name=output_dir.name),
             license="cc-by-nc-4.0",
             tags=["image-animation"],
         )

@@ -1,6 +1,7 @@
 """What every command of the package has in common: bad input ends it with one line and exit code 2."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ from huggingface_hub.utils import HfHubHTTPError
 from . import video_io
 
 
-# What bad input raises; anything else is a fault of ours and keeps its traceback.
+# What bad input raises. Its traceback is logged at debug level; that of anything else is shown.
 INPUT_ERRORS = (ValueError, TypeError, OSError, HfHubHTTPError, video_io.FFmpegError)
 BAD_INPUT = 2
 
@@ -35,6 +36,7 @@ def run_command(name: str, work: Callable[[argparse.Namespace], None], arguments
     try:
         work(arguments)
     except INPUT_ERRORS as error:
+        logging.getLogger(__name__).debug("The error's origin:", exc_info=True)
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     return 0

@@ -5,6 +5,29 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 
+ANIMATE_USAGE = """\
+from PIL import Image
+from leo_diffusers import LIAPipeline
+from leo_diffusers.video_io import write_video
+
+pipeline = LIAPipeline.from_pretrained("{name}")
+output = pipeline(Image.open("photo.png"), "driving.mp4", motion_mode="relative")
+write_video("animated.mp4", output.frames[0], frames_per_second=25, audio_from="driving.mp4")"""
+
+GENERATE_USAGE = """\
+from PIL import Image
+from leo_diffusers import LEOPipeline
+from leo_diffusers.video_io import write_video
+
+pipeline = LEOPipeline.from_pretrained("{name}")
+output = pipeline(Image.open("photo.png"))
+write_video("video.mp4", output.frames[0], frames_per_second=25)"""
+
+MOTION_UNET_USAGE = """\
+from leo_diffusers import MotionUNet1DModel
+
+motion_unet = MotionUNet1DModel.from_pretrained("{name}", subfolder="motion_unet")"""
+
 MISUSE = """\
 ## What it may not be used for
 

@@ -24,6 +24,7 @@ from leo_diffusers.video_io import (
     to_uint8,
     to_unit_range,
     write_image,
+    write_video,
 )
 
 
@@ -724,3 +725,11 @@ def test_streaming_needs_constant_memory(tmp_path):
     # 950 more frames are 292 MB as floats and 73 MB as bytes; 180 more for the GIF 18 MB as RGBA.
     assert here[1] - here[0] < 20 and here[3] - here[2] < 10, here
     assert children[1] - children[0] < 20 and children[3] - children[2] < 10, children
+
+
+def test_clips_of_any_frames_are_written_at_once(tmp_path):
+    frames = [torch.full((3, 16, 16), value) for value in (-1.0, 0.0, 1.0)]
+    write_video(tmp_path / "tensors", frames, 25)
+    write_video(tmp_path / "images", [to_pil(frame) for frame in frames], 25)
+    assert torch.equal(read_video(tmp_path / "tensors"), read_video(tmp_path / "images"))
+    assert [round(value, 1) for value in read_video(tmp_path / "tensors")[:, 0, 0, 0].tolist()] == [-1.0, 0.0, 1.0]

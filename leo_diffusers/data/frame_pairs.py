@@ -41,9 +41,7 @@ class FrameReader:
             self._cached[clip] = np.stack([video_io.to_uint8(frame) for frame in reader])
             self._cached_bytes += num_bytes
         if clip in self._cached:
-            # A damaged clip may end before its header says so.
-            last = len(self._cached[clip]) - 1
-            return torch.stack([video_io.to_frame(self._cached[clip][min(i, last)]) for i in indices])
+            return torch.stack([video_io.to_frame(self._cached[clip][i]) for i in indices])
         starts = [clip.start_frame + i for i in indices]
         return torch.cat([video_io.read_video(clip.path, self.frame_size, start, num_frames=1) for start in starts])
 
@@ -56,7 +54,6 @@ class FramePairs(Dataset):
     Args:
         clips (`list[VideoClip]`): From [`~data.video_clips.find_clips`].
         frame_size (`int`): Height and width of the frames, pixels.
-        pairs_per_clip (`int`): Visits to each clip in an epoch; every epoch has its own order.
         horizontal_flip (`bool`): Whether half of the pairs are mirrored.
         color_jitter (`float`): Largest relative change of brightness, contrast and saturation, the same for both
             frames; 0 for none.
@@ -68,7 +65,6 @@ class FramePairs(Dataset):
         self,
         clips: list[VideoClip],
         frame_size: int,
-        pairs_per_clip: int = 1,
         horizontal_flip: bool = True,
         color_jitter: float = 0.0,
         seed: int = 0,
@@ -77,21 +73,20 @@ class FramePairs(Dataset):
         if not clips:
             raise ValueError("`clips` is empty: there is nothing to draw pairs from.")
         self.clips = clips
-        self.pairs_per_clip = pairs_per_clip
         self.horizontal_flip = horizontal_flip
         self.color_jitter = color_jitter
         self.seed = seed
         self.reader = FrameReader(frame_size, int(cache_gigabytes * 1e9))
 
     def __len__(self) -> int:
-        r"""Pairs in an epoch."""
-        return len(self.clips) * self.pairs_per_clip
+        r"""Pairs in an epoch: one of each clip, in an order of its own."""
+        return len(self.clips)
 
     def clip_at(self, position: int) -> VideoClip:
         r"""The clip that the pair at `position` of the endless sequence is drawn from."""
         epoch, index = divmod(position, len(self))
         order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self))
-        return self.clips[order[index] % len(self.clips)]
+        return self.clips[order[index]]
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         r"""

@@ -99,7 +99,7 @@ class MotionCodes:
 
 def hash_animator(animator: LIAModel) -> str:
     r"""
-    Identifies an animator's motion codes: a hash of the weights that make and read them.
+    Identifies an animator's motion codes: a hash of the weights that make them and turn them into paths.
 
     Args:
         animator ([`LIAModel`]): The model.

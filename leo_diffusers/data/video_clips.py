@@ -1,6 +1,7 @@
 """A folder of videos -> the clips that can be trained on, each looked at once, and what is wrong with the others."""
 
 import csv
+import json
 import logging
 import os
 import warnings
@@ -116,19 +117,43 @@ def read_splits(folder: Path) -> dict[str, str]:
         return {row["file_name"]: row["split"] for row in rows}
 
 
-def inspect_clip(path: Path, name: str) -> tuple[VideoClip | None, int, str | None]:
-    r"""A clip, the size of its detail ([`detail_size`]), and why it cannot be read, where it cannot."""
+def inspect_clip(path: Path) -> dict:
+    r"""Length, frame rate and [`detail_size`] of a clip, or the `problem` with it, where it cannot be read."""
     try:
         reader = video_io.VideoReader(path)
-        first_frame = next(iter(reader))
-        clip = VideoClip(path, name, len(reader), reader.frames_per_second)
+        found = {"num_frames": len(reader), "frames_per_second": reader.frames_per_second, "problem": None}
+        return found | {"detail_size": detail_size(next(iter(reader)))}
     except (ValueError, OSError, RuntimeError, StopIteration) as error:
-        return None, 0, str(error) or "it holds no frames"
-    return clip, detail_size(first_frame), None
+        return {"problem": str(error) or "it holds no frames"}
+
+
+def inspect_clips(names: dict[Path, str], cache: Path | None) -> dict[Path, dict]:
+    r"""[`inspect_clip`] of many clips, on all cores; what `cache` remembers of an unchanged clip is not done again."""
+    remembered = json.loads(cache.read_text()) if cache is not None and cache.is_file() else {}
+    versions = {path: [path.stat().st_size, path.stat().st_mtime_ns] for path in names}
+    missing = [path for path, name in names.items() if remembered.get(name, {}).get("version") != versions[path]]
+    # ffmpeg does the work in processes of its own, so threads are enough to keep all cores busy.
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        # A clip that ends early is read as far as it goes; what is left decides.
+        warnings.simplefilter("ignore")
+        inspected = tqdm(
+            pool.map(inspect_clip, missing), total=len(missing), desc="Looking at clips", unit="clip", leave=False
+        )
+        for path, found in zip(missing, inspected):
+            remembered[names[path]] = {"version": versions[path], **found}
+    if cache is not None and missing:
+        partial = cache.with_suffix(".partial")
+        partial.write_text(json.dumps(remembered))
+        os.replace(partial, cache)
+    return {path: remembered[name] for path, name in names.items()}
 
 
 def find_clips(
-    folder: str | Path, min_frames: int = 2, min_size: int | None = None, split: str | None = "train"
+    folder: str | Path,
+    min_frames: int = 2,
+    min_size: int | None = None,
+    split: str | None = "train",
+    cache: Path | None = None,
 ) -> tuple[list[VideoClip], ClipReport]:
     r"""
     Looks at every clip of a folder once, so that training meets no surprise.
@@ -138,6 +163,8 @@ def find_clips(
             metadata.csv assigns clips to splits.
         min_frames (`int`): Shorter clips are skipped.
         min_size (`int`, *optional*): Clips with less detail than this many pixels are reported as upscaled.
+        cache (`Path`, *optional*): JSON file that remembers what was seen of a clip, as long as the clip's size and
+            time of change stay, so that only new clips are decoded.
         split (`str`, *optional*): Clips of other splits are left out; those that metadata.csv does not name are kept.
 
     Returns:
@@ -153,25 +180,21 @@ def find_clips(
     if split is not None:
         names = {path: name for path, name in names.items() if splits.get(name, split) == split}
     clips, report = [], ClipReport()
-    # ffmpeg does the work in processes of its own, so threads are enough to keep all cores busy.
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        # A clip that ends early is read as far as it goes; what is left decides.
-        warnings.simplefilter("ignore")
-        inspected = pool.map(inspect_clip, names, names.values())
-        for path in tqdm(names, desc="Looking at clips", unit="clip", leave=False):
-            clip, size, problem = next(inspected)
-            if problem is not None:
-                report.unreadable[names[path]] = problem
-            elif clip.num_frames < min_frames:
-                report.too_short[names[path]] = clip.num_frames
-            else:
-                clips.append(clip)
-                if min_size is not None and size < min_size:
-                    report.upscaled[names[path]] = size
+    for path, found in inspect_clips(names, cache).items():
+        name = names[path]
+        if found["problem"] is not None:
+            report.unreadable[name] = found["problem"]
+        elif found["num_frames"] < min_frames:
+            report.too_short[name] = found["num_frames"]
+        else:
+            clips.append(VideoClip(path, name, found["num_frames"], found["frames_per_second"]))
+            if min_size is not None and found["detail_size"] < min_size:
+                report.upscaled[name] = found["detail_size"]
     if report.summary():
         logger.warning(report.summary())
     if not clips:
-        raise ValueError(f"No clip in {folder} can be used. {report.summary()}")
+        reason = report.summary() or f"metadata.csv gives none to the split {split!r}."
+        raise ValueError(f"No clip in {folder} can be used. {reason}")
     return clips, report
 
 

@@ -3,7 +3,7 @@
 import torch
 import torch.nn as nn
 
-from .style_blocks import EqualConv2d, EqualLinear, ResidualBlock
+from .style_blocks import EqualConv2d, EqualLinear, ResidualBlock, full_precision
 
 
 class AppearanceEncoder(nn.Module):
@@ -62,7 +62,9 @@ class MotionHead(nn.Module):
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         r"""(B, L) -> (B, M)."""
-        hidden_states = latent.to(self.layers[0].weight.dtype)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states)
-        return hidden_states
+        # As the dictionary, exempt from mixed precision.
+        with full_precision(latent):
+            hidden_states = latent.to(self.layers[0].weight.dtype)
+            for layer in self.layers:
+                hidden_states = layer(hidden_states)
+            return hidden_states

@@ -3,6 +3,8 @@
 import torch
 import torch.nn as nn
 
+from .style_blocks import full_precision
+
 
 QR_OFFSET = 1e-8  # added by the released networks before QR; kept so that converted codes agree to the last digit
 
@@ -48,7 +50,10 @@ class MotionDictionary(nn.Module):
         """
         if self.motion_basis == "orthogonal":
             # Householder QR: its column signs are LAPACK's, which Gram-Schmidt would flip. No half-precision kernel.
-            return torch.linalg.qr(self.directions.float() + QR_OFFSET)[0]
+            directions = self.directions.float() + QR_OFFSET
+            if directions.device.type == "mps":  # has no QR
+                return torch.linalg.qr(directions.cpu())[0].to(directions.device)
+            return torch.linalg.qr(directions)[0]
         return None if self.directions is None else self.directions.float()
 
     def forward(self, motion_code: torch.Tensor) -> torch.Tensor:
@@ -60,5 +65,7 @@ class MotionDictionary(nn.Module):
             `torch.Tensor` of shape `(..., latent_dim)` in float32: The path w(alpha) = sum_i alpha_i d_i. A zero code
             gives a zero path.
         """
-        basis = self.basis()  # (L, M)
-        return motion_code.float() if basis is None else motion_code.float() @ basis.T
+        # Codes and paths add up over a video: in half precision they would make it jitter.
+        with full_precision(motion_code):
+            basis = self.basis()  # (L, M)
+            return motion_code.float() if basis is None else motion_code.float() @ basis.T

@@ -175,6 +175,20 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
         sample = (sampled_codes - origin) / self.code_std.to(codes.device)  # m_i = alpha_i - alpha_1, LEO Eq. 2
         return sample.transpose(1, 2).to(motion_codes.dtype)
 
+    def conditions_of(self, motion_codes: torch.Tensor) -> dict[str, torch.Tensor]:
+        r"""
+        The codes that [`~MotionUNet1DModel.forward`] wants beside the sample.
+
+        Args:
+            motion_codes (`torch.Tensor` of shape `(B, F, motion_dim)`): Whole sequences.
+
+        Returns:
+            `dict[str, torch.Tensor]`: By argument, each `(B, motion_dim)`; empty without a condition.
+        """
+        num_before, num_after = _GIVEN_FRAMES[self.config.condition]
+        given = {"start_motion_code": motion_codes[:, 0]} if num_before else {}
+        return given | ({"end_motion_code": motion_codes[:, -1]} if num_after else {})
+
     def unstandardize(
         self,
         sample: torch.Tensor,

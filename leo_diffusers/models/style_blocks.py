@@ -1,5 +1,6 @@
 """Leaf layers that the encoder, the generator and the discriminator share: equalised, blurred and modulated ones."""
 
+import contextlib
 import math
 
 import torch
@@ -20,6 +21,14 @@ def leaky_relu(hidden_states: torch.Tensor) -> torch.Tensor:
 def scale(hidden_states: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     r"""Product, in place where no gradient needs the old value: new memory costs more than the arithmetic on CPU."""
     return hidden_states * factor if torch.is_grad_enabled() else hidden_states.mul_(factor)
+
+
+def full_precision(tensor: torch.Tensor) -> contextlib.AbstractContextManager:
+    r"""Switches mixed precision off where a tensor lives, for sums that half precision would round away."""
+    device_type = tensor.device.type
+    if not torch.amp.is_autocast_available(device_type):
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 class EqualLinear(nn.Linear):
@@ -196,7 +205,8 @@ class ModulatedConv2d(nn.Module):
         style = self.modulation(latent) * self.weight_gain  # (B, in)
         # Of weight and style only the sums over the kernel are needed: one pass over the weight, whatever the batch.
         energy = torch.linalg.vector_norm(self.weight, dim=(2, 3), dtype=torch.float32).square()  # (out, in)
-        demodulation = torch.rsqrt(style.float().square() @ energy.T + DEMODULATION_EPS)  # (B, out)
+        with full_precision(style):
+            demodulation = torch.rsqrt(style.float().square() @ energy.T + DEMODULATION_EPS)  # (B, out)
         hidden_states = scale(hidden_states, style.to(hidden_states.dtype)[:, :, None, None])
         if self.blur is None:
             hidden_states = F.conv2d(hidden_states, self.weight, padding=1)

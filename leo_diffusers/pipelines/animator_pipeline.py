@@ -1,17 +1,14 @@
 """What the pipelines share: inputs to frames, motion codes to frames, frames to outputs."""
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.schedulers import SchedulerMixin
 
 from .. import video_io
 from ..models.lia import LIAModel, LIASource
-from ..models.motion_unet_1d import MotionUNet1DModel
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -25,16 +22,6 @@ class AnimatorPipeline(DiffusionPipeline):
     """
 
     animator: LIAModel
-
-    @property
-    def num_timesteps(self) -> int:
-        r"""Number of denoising steps of the last call."""
-        return self._num_timesteps
-
-    @property
-    def interrupt(self) -> bool:
-        r"""Set `pipeline._interrupt` to True in a callback to end the denoising early."""
-        return self._interrupt
 
     def preprocess(self, image: PIL.Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
         r"""
@@ -80,57 +67,6 @@ class AnimatorPipeline(DiffusionPipeline):
         if decode_chunk_size < 1:
             raise ValueError(f"`decode_chunk_size` must be at least 1, got {decode_chunk_size}.")
         return decode_chunk_size
-
-    def denoise(
-        self,
-        motion_unet: MotionUNet1DModel,
-        scheduler: SchedulerMixin,
-        latents: torch.Tensor,
-        conditions: dict[str, torch.Tensor],
-        num_inference_steps: int,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        callback_on_step_end: Callable | None = None,
-        callback_on_step_end_tensor_inputs: list[str] | None = None,
-    ) -> torch.Tensor:
-        r"""
-        The reverse process of the motion diffusion.
-
-        Args:
-            motion_unet ([`MotionUNet1DModel`]): Predicts what `scheduler` was trained on.
-            scheduler ([`SchedulerMixin`]): Any diffusers scheduler for unbounded samples.
-            latents (`torch.Tensor` of shape `(B, M, L')`): Noise, times the scheduler's `init_noise_sigma`.
-            conditions (`dict[str, torch.Tensor]`): Clean codes that `motion_unet` takes, each `(B, M)`.
-            num_inference_steps (`int`): Denoising steps.
-            generator (`torch.Generator` or a list, *optional*): For schedulers that add noise.
-            callback_on_step_end (`Callable`, *optional*): See [`LEOPipeline`].
-            callback_on_step_end_tensor_inputs (`list[str]`, *optional*): What the callback sees.
-
-        Returns:
-            `torch.Tensor` of shape `(B, M, L')`: Standardised codes or residuals.
-        """
-        scheduler.set_timesteps(num_inference_steps, device=latents.device)
-        timesteps = scheduler.timesteps
-        self._num_timesteps = len(timesteps)
-        self._interrupt = False
-        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-        step_kwargs = {"generator": generator} if takes_generator else {}
-        with self.progress_bar(total=num_inference_steps) as progress_bar:
-            for i, timestep in enumerate(timesteps):
-                if self.interrupt:
-                    continue
-                model_input = scheduler.scale_model_input(latents, timestep).to(motion_unet.dtype)
-                prediction = motion_unet(model_input, timestep, **conditions).sample.float()
-                latents = scheduler.step(prediction, timestep, latents, **step_kwargs).prev_sample
-                if callback_on_step_end is not None:
-                    tensors = {}
-                    for name in callback_on_step_end_tensor_inputs:
-                        tensors[name] = locals()[name]
-                    latents = callback_on_step_end(self, i, timestep, tensors).pop("latents", latents)
-                # Schedulers of higher order visit a step several times.
-                is_past_warmup = i + 1 > self._num_timesteps - num_inference_steps * scheduler.order
-                if i + 1 == self._num_timesteps or (is_past_warmup and (i + 1) % scheduler.order == 0):
-                    progress_bar.update()
-        return latents
 
     @torch.no_grad()
     def animate(

@@ -7,39 +7,30 @@ import PIL.Image
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.schedulers import SchedulerMixin
-from diffusers.utils import logging, replace_example_docstring
+from diffusers.utils import replace_example_docstring
 from diffusers.utils.torch_utils import randn_tensor
 
 from ..models.lia import LIAModel, LIASource
 from ..models.motion_unet_1d import MotionUNet1DModel
 from .animator_pipeline import AnimatorPipeline
+from .motion_diffusion import denoise, without_clipping
 from .pipeline_output import LEOPipelineOutput
 
-
-logger = logging.get_logger(__name__)
 
 Image = PIL.Image.Image | np.ndarray | torch.Tensor
 
 EXAMPLE_DOC_STRING = """
     Examples:
         ```py
-        >>> from diffusers.utils import export_to_video, load_image
+        >>> from PIL import Image
         >>> from leo_diffusers import LEOPipeline
+        >>> from leo_diffusers.video_io import write_video
 
         >>> pipeline = LEOPipeline.from_pretrained("my-leo")
-        >>> output = pipeline(load_image("photo.png"), num_frames=64)
-        >>> export_to_video(output.frames[0], "video.mp4", fps=25)
+        >>> output = pipeline(Image.open("photo.png"), num_frames=64)
+        >>> write_video("video.mp4", output.frames[0], frames_per_second=25)
         ```
 """
-
-
-def without_clipping(scheduler: SchedulerMixin) -> SchedulerMixin:
-    r"""The scheduler, rebuilt where it would clamp predicted samples: motion codes are not confined to [-1, 1]."""
-    clipping = {name: False for name in ("clip_sample", "thresholding") if scheduler.config.get(name)}
-    if not clipping:
-        return scheduler
-    logger.warning(f"Turning {', '.join(clipping)} of the scheduler off: it would clamp motion codes.")
-    return type(scheduler).from_config(scheduler.config, **clipping)
 
 
 class LEOPipeline(AnimatorPipeline):
@@ -70,6 +61,18 @@ class LEOPipeline(AnimatorPipeline):
             )
         scheduler = without_clipping(scheduler)
         self.register_modules(animator=animator, motion_unet=motion_unet, scheduler=scheduler)
+        self._num_timesteps = 0
+        self._interrupt = False
+
+    @property
+    def num_timesteps(self) -> int:
+        r"""Number of timesteps of the last call; 0 before the first."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        r"""Set `pipeline._interrupt` to True in a callback to end the denoising early."""
+        return self._interrupt
 
     def check_inputs(
         self,
@@ -77,6 +80,7 @@ class LEOPipeline(AnimatorPipeline):
         num_frames: int | None,
         num_inference_steps: int,
         num_videos_per_prompt: int,
+        decode_chunk_size: int | None,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
     ) -> None:
@@ -84,6 +88,14 @@ class LEOPipeline(AnimatorPipeline):
         if image is None or (isinstance(image, (list, tuple)) and not image):
             raise ValueError("`image` is missing: this pipeline generates a video from a start image.")
         sequence_length = self.motion_unet.config.sequence_length
+        counts = {"num_inference_steps": num_inference_steps, "num_videos_per_prompt": num_videos_per_prompt}
+        if num_frames is not None:
+            counts["num_frames"] = num_frames
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"`{name}` must be an integer, got {value!r}.")
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
         if num_frames is not None and num_frames < 2:
             raise ValueError(f"`num_frames` must be at least 2, got {num_frames}: one frame holds no motion.")
         if num_frames is not None and num_frames > sequence_length:
@@ -91,17 +103,17 @@ class LEOPipeline(AnimatorPipeline):
                 f"`num_frames` must be at most {sequence_length}, the sequence length that `motion_unet` was trained "
                 f"on, got {num_frames}."
             )
-        for name, value in (
-            ("num_inference_steps", num_inference_steps),
-            ("num_videos_per_prompt", num_videos_per_prompt),
-        ):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
                 f"`callback_on_step_end_tensor_inputs` can name {self._callback_tensor_inputs}, got {sorted(unknown)}."
             )
+        if not hasattr(self.scheduler, "scale_model_input"):
+            raise ValueError(
+                f"`scheduler` is a {type(self.scheduler).__name__}, which needs a model trained for flow matching: "
+                "use one of the DDPM family, such as DDIMScheduler."
+            )
+        self.chunk_size(decode_chunk_size)
         self.check_output_type(output_type)
 
     def encode_source(self, image: Image | list[Image]) -> LIASource:
@@ -161,7 +173,7 @@ class LEOPipeline(AnimatorPipeline):
         latents: torch.Tensor | None,
     ) -> torch.Tensor:
         r"""
-        Noise for the diffusion, or the given `latents`, scaled as the scheduler wants it: (B, M, L - 1), float32.
+        Noise for the diffusion, or the given `latents`: (B, M, L - 1), float32, of unit variance.
         """
         config = self.motion_unet.config
         shape = (batch_size, config.motion_dim, self.motion_unet.num_sample_frames)
@@ -171,9 +183,42 @@ class LEOPipeline(AnimatorPipeline):
             latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
         elif tuple(latents.shape) != shape:
             raise ValueError(f"`latents` must have the shape {shape}, got {tuple(latents.shape)}.")
-        else:
-            latents = latents.to(self._execution_device, torch.float32)
-        return latents * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        elif not torch.isfinite(latents).all():
+            raise ValueError("`latents` holds NaN or infinite values: no motion can be drawn from them.")
+        return latents.to(self._execution_device, torch.float32)
+
+    def draw_motion(
+        self,
+        noise: torch.Tensor,
+        start_codes: torch.Tensor,
+        num_inference_steps: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        callback_on_step_end: Callable | None,
+        callback_tensor_inputs: list[str],
+    ) -> torch.Tensor:
+        r"""Noise (B, M, L - 1) and start codes (B, M) -> standardised residuals (B, M, L - 1), with the callbacks."""
+        self._interrupt = False
+
+        def on_step(index: int, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
+            self._num_timesteps = len(self.scheduler.timesteps)
+            if callback_on_step_end is not None:
+                tensors = dict.fromkeys(callback_tensor_inputs, latents)  # "latents" is the only name there is
+                latents = callback_on_step_end(self, index, timestep, tensors).pop("latents", latents)
+            return None if self.interrupt else latents
+
+        with self.progress_bar(total=num_inference_steps) as progress_bar:
+            conditions = {"start_motion_code": start_codes}  # LEO Eq. 4
+            residuals = denoise(
+                self.motion_unet,
+                self.scheduler,
+                noise,
+                conditions,
+                num_inference_steps,
+                generator,
+                on_step,
+                progress_bar,
+            )
+        return residuals
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -212,7 +257,7 @@ class LEOPipeline(AnimatorPipeline):
             latents (`torch.Tensor` of shape `(B, M, L - 1)`, *optional*): The noise to start from.
             decode_chunk_size (`int`, *optional*): Frames that go through the animator at a time.
             output_type (`str`): "pil", "np", "pt", or "latent" for the standardised residuals (B, M, L - 1) that the
-                denoising loop ends with.
+                denoising loop ends with, or the given `motion_codes`.
             return_dict (`bool`): Whether to return an output object instead of a tuple.
             callback_on_step_end (`Callable`, *optional*): Called after each step as `(pipeline, step, timestep,
                 tensors)`, returns a dict of tensors to replace.
@@ -227,22 +272,23 @@ class LEOPipeline(AnimatorPipeline):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         tensor_inputs = callback_on_step_end_tensor_inputs or ["latents"]
         num_frames = num_frames if motion_codes is None else None
-        self.check_inputs(image, num_frames, num_inference_steps, num_videos_per_prompt, output_type, tensor_inputs)
+        self.check_inputs(
+            image,
+            num_frames,
+            num_inference_steps,
+            num_videos_per_prompt,
+            decode_chunk_size,
+            output_type,
+            tensor_inputs,
+        )
         self.scheduler = without_clipping(self.scheduler)  # it may have been exchanged
         source = self.encode_source(image)
         batch_size = source.latent.shape[0] * num_videos_per_prompt
         if motion_codes is None:
             start_codes = self.prepare_start_codes(source, start_motion_code, num_videos_per_prompt)
             latents = self.prepare_latents(batch_size, generator, latents)
-            latents = self.denoise(
-                self.motion_unet,
-                self.scheduler,
-                latents,
-                {"start_motion_code": start_codes},  # LEO Eq. 4
-                num_inference_steps,
-                generator,
-                callback_on_step_end,
-                tensor_inputs,
+            latents = self.draw_motion(
+                latents, start_codes, num_inference_steps, generator, callback_on_step_end, tensor_inputs
             )
             motion_codes = self.motion_unet.unstandardize(latents, start_codes)[:, :num_frames]  # LEO Eq. 3
         else:

@@ -19,12 +19,13 @@ DrivingVideo = str | Path | video_io.VideoReader | Iterable
 EXAMPLE_DOC_STRING = """
     Examples:
         ```py
-        >>> from diffusers.utils import export_to_video, load_image
+        >>> from PIL import Image
         >>> from leo_diffusers import LIAPipeline
+        >>> from leo_diffusers.video_io import write_video
 
         >>> pipeline = LIAPipeline.from_pretrained("vox-animator")
-        >>> output = pipeline(load_image("photo.png"), "driving.mp4", motion_mode="relative")
-        >>> export_to_video(output.frames[0], "animated.mp4", fps=25)
+        >>> output = pipeline(Image.open("photo.png"), "driving.mp4", motion_mode="relative")
+        >>> write_video("animated.mp4", output.frames[0], frames_per_second=25, audio_from="driving.mp4")
         ```
 """
 
@@ -158,6 +159,7 @@ class LIAPipeline(AnimatorPipeline):
         driving_codes = self.encode_driving(driving_video, decode_chunk_size)
         motion_codes = self.transfer_motion(source, driving_codes, motion_mode, reference_frame)
         yield from self.animate(source, motion_codes, decode_chunk_size)
+        self.maybe_free_model_hooks()
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)

@@ -13,7 +13,8 @@ class LEOPipelineOutput(BaseOutput):
     r"""
     Args:
         frames (`list[list[PIL.Image.Image]]`, `np.ndarray` or `torch.Tensor`): One clip per entry: lists of images,
-            `(B, F, H, W, 3)` in [0, 1] for "np", `(B, F, 3, H, W)` in [0, 1] for "pt".
+            `(B, F, H, W, 3)` in [0, 1] for "np", `(B, F, 3, H, W)` in [0, 1] for "pt"; what was denoised, or the
+            motion codes, for "latent".
         motion_codes (`torch.Tensor` of shape `(B, F, M)`): The motion code of every frame, float32.
     """
 

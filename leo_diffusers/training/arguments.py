@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import ProjectConfiguration, set_seed
+from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
 
@@ -70,6 +71,10 @@ def check_training_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--learning_rate must be above 0, got {args.learning_rate}.")
     if args.checkpoints_total_limit is not None and args.checkpoints_total_limit < 1:
         raise ValueError(f"--checkpoints_total_limit must be at least 1, got {args.checkpoints_total_limit}.")
+    if args.lr_warmup_steps and args.lr_scheduler == "constant":
+        raise ValueError(
+            "--lr_warmup_steps has no effect on a constant rate: use --lr_scheduler constant_with_warmup."
+        )
     if not 0 <= args.ema_decay < 1:
         raise ValueError(f"--ema_decay must be at least 0 and below 1, got {args.ema_decay}.")
     if args.output_dir.exists() and not args.output_dir.is_dir():
@@ -113,6 +118,18 @@ def start_trackers(accelerator: Accelerator, args: argparse.Namespace, project_n
         if isinstance(value, (int, float, str, bool)) and name != "hub_token"  # a secret
     }
     accelerator.init_trackers(project_name, config=config)
+
+
+def build_lr_scheduler(
+    optimizer: torch.optim.Optimizer, args: argparse.Namespace, num_processes: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    r"""The schedule of `--lr_scheduler`; accelerate advances it once per process, so it is stretched by as much."""
+    return get_scheduler(
+        args.lr_scheduler,
+        optimizer,
+        num_warmup_steps=args.lr_warmup_steps * num_processes,
+        num_training_steps=args.max_train_steps * num_processes,
+    )
 
 
 def build_ema(model: torch.nn.Module, args: argparse.Namespace, device: torch.device) -> EMAModel | None:

@@ -89,12 +89,7 @@ def motion_denoising_loss(
     num_steps = noise_scheduler.config.num_train_timesteps
     timesteps = torch.cat([torch.randint(num_steps, (1,), generator=one) for one in generators]).to(sample.device)
     noisy_sample = noise_scheduler.add_noise(sample, noise, timesteps)
-    conditions = {}
-    if model.config.condition in ("start", "start_end"):
-        conditions["start_motion_code"] = motion_codes[:, 0]
-    if model.config.condition == "start_end":
-        conditions["end_motion_code"] = motion_codes[:, -1]
-    prediction = unet(noisy_sample, timesteps, **conditions, return_dict=False)[0]
+    prediction = unet(noisy_sample, timesteps, **model.conditions_of(motion_codes), return_dict=False)[0]
     prediction_type = noise_scheduler.config.prediction_type
     targets = {"epsilon": noise, "sample": sample}
     if prediction_type == "v_prediction":

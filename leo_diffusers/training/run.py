@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..data.frame_pairs import EndlessSampler
 from .arguments import build_ema, start_trackers
-from .checkpoints import resume, save_checkpoint
+from .checkpoints import find_checkpoint, resume, save_checkpoint
+from .validation import read_json_lines
 
 
 class TrainingRun:
@@ -33,11 +35,23 @@ class TrainingRun:
         self.ema = build_ema(self.model, args, accelerator.device)
         if self.ema is not None:
             accelerator.register_for_checkpointing(self.ema)
+        checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
+        if checkpoint is not None and any(checkpoint.glob("custom_checkpoint_*.pkl")) != args.use_ema:
+            raise ValueError(
+                f"{checkpoint} was written {'without' if args.use_ema else 'with'} --use_ema: resume so too."
+            )
+        # Networks are built from one seed; from here on processes may draw (dropout), each from its own.
+        set_seed(args.seed, device_specific=True)
         self.step = resume(accelerator, args.output_dir, args.resume_from_checkpoint)
+        if self.ema is not None:
+            self.ema.to(accelerator.device)  # a checkpoint brings it back on the CPU
+        self._losses: dict[str, list[torch.Tensor]] = {}
         start_trackers(accelerator, args, name)
         self._losses_path = args.output_dir / "losses.jsonl"
         if accelerator.is_main_process:
-            self._keep_losses_until(self.step)
+            # A resumed run repeats the steps that were made after its checkpoint.
+            kept = read_json_lines(self._losses_path, self.step)
+            self._losses_path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._progress_bar = tqdm(
             total=args.max_train_steps,
             initial=self.step,
@@ -82,18 +96,28 @@ class TrainingRun:
         )
         return self.accelerator.prepare(dataloader)
 
-    def finish_step(self, losses: dict[str, torch.Tensor], **values: float) -> None:
+    def record(self, losses: dict[str, torch.Tensor]) -> None:
         r"""
-        Counts an optimisation step.
+        Takes the losses of one batch; several may make up a step.
 
         Args:
-            losses (`dict[str, torch.Tensor]`): Scalars to log, by name: their mean over processes.
+            losses (`dict[str, torch.Tensor]`): Scalars by name.
+        """
+        for name, loss in losses.items():
+            self._losses.setdefault(name, []).append(loss.detach().float())
+
+    def finish_step(self, **values: float) -> None:
+        r"""
+        Counts an optimisation step, and logs the mean of its losses over batches and processes.
+
+        Args:
             values (`float`): Other numbers to log, the same on every process.
         """
         self.step += 1
-        names = list(losses)
-        means = self.accelerator.reduce(torch.stack([losses[name].detach().float() for name in names]), "mean")
-        values = dict(zip(names, means.tolist())) | values
+        means = torch.stack([torch.stack(losses).mean() for losses in self._losses.values()])
+        means = self.accelerator.reduce(means, "mean").tolist()
+        values = dict(zip(self._losses, means)) | values
+        self._losses = {}
         if self.ema is not None:
             self.ema.step(self.model.parameters())
         self._progress_bar.update()
@@ -126,10 +150,3 @@ class TrainingRun:
         r"""Ends progress bar and trackers."""
         self._progress_bar.close()
         self.accelerator.end_training()
-
-    def _keep_losses_until(self, step: int) -> None:
-        # A resumed run repeats the steps that were made after its checkpoint.
-        lines = self._losses_path.read_text().splitlines() if self._losses_path.exists() else []
-        # The last line of a killed run may be cut off.
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        self._losses_path.write_text("".join(line + "\n" for line in kept))

@@ -11,21 +11,29 @@ from accelerate import Accelerator
 from .. import video_io
 
 
-def append_metrics(path: Path, step: int, values: dict[str, float]) -> None:
+def log_validation(accelerator: Accelerator, folder: Path, step: int, values: dict[str, float]) -> None:
     r"""
-    Adds a line to a JSON-lines file; lines of later steps, left by a run that was resumed from before them, go.
+    Logs measured numbers, to the trackers and as a line of `validation.jsonl`.
 
     Args:
-        path (`Path`): The file.
-        step (`int`): Optimisation steps so far.
+        accelerator ([`Accelerator`]): Of the run.
+        folder (`Path`): The run's folder.
+        step (`int`): Optimisation steps so far; lines of later steps, of a run that was left behind, go.
         values (`dict[str, float]`): Numbers by name.
     """
-    lines = path.read_text().splitlines() if path.exists() else []
-    lines = [line for line in lines if json.loads(line)["step"] < step]
-    lines.append(json.dumps({"step": step, **values}))
+    accelerator.log(values, step=step)
+    path = folder / "validation.jsonl"
+    lines = [*read_json_lines(path, step - 1), {"step": step, **values}]
     partial = path.with_suffix(".partial")
-    partial.write_text("\n".join(lines) + "\n")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
     partial.replace(path)
+
+
+def read_json_lines(path: Path, last_step: int) -> list[dict]:
+    r"""The lines of a log up to a step; none where there is no file. A line that a killed run cut off is left out."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    entries = [json.loads(line) for line in lines if line.endswith("}")]
+    return [entry for entry in entries if entry["step"] <= last_step]
 
 
 def frame_grid(rows: list[torch.Tensor]) -> torch.Tensor:

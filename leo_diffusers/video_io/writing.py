@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -23,7 +24,7 @@ from .ffmpeg import (
     run_ffmpeg,
 )
 from .files import VIDEO_SUFFIXES, PathLike, remove, temporary_beside
-from .images import to_uint8
+from .images import to_frame, to_uint8
 
 
 MAX_GIF_FRAMES_PER_SECOND = 50  # players slow anything faster down to 10
@@ -181,6 +182,29 @@ class VideoWriter(contextlib.AbstractContextManager):
     def _check(self, returncode: int, log: IO[bytes]) -> None:
         if returncode != 0:
             raise FFmpegError(f"ffmpeg failed to write {self.path}: {last_line(log) or 'it left no message'}")
+
+
+def write_video(
+    path: PathLike,
+    frames: Iterable[Image.Image | np.ndarray | torch.Tensor],
+    frames_per_second: float,
+    audio_from: PathLike | None = None,
+) -> None:
+    r"""
+    Write a clip, such as one entry of a pipeline's `frames` for any `output_type` but "pt".
+
+    Args:
+        path (`str` or `os.PathLike`): See [`VideoWriter`].
+        frames (iterable of `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): As [`to_frame`] takes them.
+        frames_per_second (`float`): Frame rate.
+        audio_from (`str` or `os.PathLike`, *optional*): File whose sound is taken.
+
+    Raises:
+        ValueError: If `path` or a frame cannot be written.
+    """
+    with VideoWriter(path, frames_per_second, audio_from) as writer:
+        for frame in frames:
+            writer.write(to_frame(frame))
 
 
 def _find_sound(path: Path, suffix: str) -> tuple[Path, float] | None:

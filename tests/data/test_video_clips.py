@@ -1,3 +1,4 @@
+import json
 import logging
 from pathlib import Path
 
@@ -167,3 +168,25 @@ def test_held_out_frames_partition_the_clips():
             assert len(validation) == 2 or abs(len(validation) - fraction * len(frames)) <= 0.5
     assert "2.mp4" not in names(hold_out_frames(clips, 0.05)[1])
     assert {"4.mp4", "59.mp4"} <= set(names(hold_out_frames(clips, 0.05)[1]))
+
+
+def test_clips_that_were_seen_are_not_decoded_again(tmp_path, talking_head, write_clip):
+    folder, cache = tmp_path / "clips", tmp_path / "clips.json"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        write_clip(folder / name, talking_head(num_frames=5))
+    seen, _ = find_clips(folder, cache=cache)
+    remembered = json.loads(cache.read_text())
+    remembered["a.mp4"]["num_frames"] = 77  # only the cache can say so
+    cache.write_text(json.dumps(remembered))
+    assert {clip.name: clip.num_frames for clip in find_clips(folder, cache=cache)[0]} == {"a.mp4": 77, "b.mp4": 5}
+    write_clip(folder / "a.mp4", talking_head(num_frames=6))
+    assert {clip.name: clip.num_frames for clip in find_clips(folder, cache=cache)[0]} == {"a.mp4": 6, "b.mp4": 5}
+    assert find_clips(folder)[0][1] == seen[1]
+
+
+def test_a_split_without_clips_is_named(tmp_path, talking_head, write_clip):
+    write_clip(tmp_path / "a.mp4", talking_head(num_frames=5))
+    (tmp_path / "metadata.csv").write_text("file_name,split\na.mp4,test\n")
+    with pytest.raises(ValueError, match="metadata.csv gives none to the split 'train'"):
+        find_clips(tmp_path)

@@ -49,7 +49,7 @@ def test_losses_are_logged(straight, read_lines):
     losses = read_lines(straight / "losses.jsonl")
     assert [line.pop("step") for line in losses] == [1, 2, 3, 4]
     for line in losses:
-        assert set(line) == {"l1", "perceptual", "adversarial", "discriminator"}
+        assert set(line) == {"l1", "perceptual", "adversarial", "discriminator", "lr"}
         assert all(np.isfinite(value) and value > 0 for value in line.values())
 
 
@@ -110,7 +110,7 @@ def test_checkpoints_beyond_the_limit_are_removed(straight, resumed):
     assert sorted(path.name for path in straight.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
     assert sorted(path.name for path in resumed.glob("checkpoint-*")) == ["checkpoint-4"]
     for folder in (straight, resumed):
-        assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+        assert not [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".clips.json"]
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def two_processes(without_critic) -> Path:
 
 def test_training_without_a_discriminator(one_process, animator_folder, read_lines):
     (losses,) = read_lines(one_process / "losses.jsonl")
-    assert set(losses) == {"step", "l1", "perceptual"}
+    assert set(losses) == {"step", "l1", "perceptual", "lr"}
     assert len(list((one_process / "checkpoint-1").glob("model*.safetensors"))) == 1
     before, after = (LIAPipeline.from_pretrained(folder).animator for folder in (animator_folder, one_process))
     assert before.config.block_out_channels == after.config.block_out_channels
@@ -211,7 +211,8 @@ def test_a_finished_run_stays_as_it_is(run_example, clips_folder, straight, tmp_
         (["--block_out_channels", 16, 16, 32], "must hold 4 numbers"),
         (["--vgg19_weights", "nowhere/vgg19.pth"], "nowhere/vgg19.pth"),
         (["--resume_from_checkpoint", "checkpoint-7", "--perceptual_loss", "ssim"], "checkpoint-7 is no checkpoint"),
-        (["--pretrained_model_name_or_path", "nowhere/animator"], "nowhere/animator"),
+        (["--pretrained_model_name_or_path", "nowhere/animator"], "--resolution cannot be changed with"),
+        (["--lr_warmup_steps", 5], "--lr_warmup_steps has no effect on a constant rate"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(run_example, clips_folder, tmp_path, options, message):
@@ -222,3 +223,9 @@ def test_bad_input_is_refused_in_one_line(run_example, clips_folder, tmp_path, o
     defaults = ["--train_data_dir", clips_folder, "--output_dir", tmp_path / "out", "--report_to", "none", *NETWORK]
     said = run_example("train_lia.py", *defaults, *options, is_refused=True)
     assert re.search(message, said.splitlines()[-1])
+
+
+def test_a_model_to_start_from_must_be_there(run_example, clips_folder, tmp_path):
+    options = ["--train_data_dir", clips_folder, "--output_dir", tmp_path / "out", "--report_to", "none"]
+    options += ["--pretrained_model_name_or_path", "nowhere/animator"]
+    assert "nowhere/animator" in run_example("train_lia.py", *options, is_refused=True).splitlines()[-1]

@@ -438,3 +438,13 @@ def test_outputs_are_those_of_the_published_networks(shared_dir, reference_check
             torch.testing.assert_close(std, recorded[f"feature_std_{resolution}"], rtol=1e-3, atol=1e-4)
             num_compared += 1
     assert num_compared == (8 if size == 64 else 0)
+
+
+def test_codes_and_paths_are_exempt_from_mixed_precision(animator):
+    frame = torch.rand(1, 3, 32, 32) * 2 - 1
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        code = animator.encode_motion(frame)
+        path = animator.motion_dictionary(code)
+    assert code.dtype == torch.float32 and path.dtype == torch.float32
+    with torch.no_grad():
+        assert torch.equal(path, animator.motion_dictionary(code))

@@ -327,3 +327,18 @@ def test_helpers_refuse_bad_inputs():
         model.standardize(torch.zeros(BATCH, LENGTH - 1, MOTION_DIM))
     with pytest.raises(ValueError, match="needs `start_motion_code`"):
         model.unstandardize(torch.zeros(BATCH, MOTION_DIM, LENGTH - 1))
+
+
+@pytest.mark.parametrize(
+    ("condition", "given"), [("none", {}), ("start", {"start": 0}), ("start_end", {"start": 0, "end": -1})]
+)
+def test_conditions_are_the_frames_that_are_given(condition, given):
+    model = MotionUNet1DModel(
+        motion_dim=4, sequence_length=8, block_out_channels=(16, 16), attention_levels=(1,), condition=condition
+    )
+    codes = torch.randn(2, 8, 4)
+    conditions = model.conditions_of(codes)
+    assert set(conditions) == {f"{name}_motion_code" for name in given}
+    for name, index in given.items():
+        assert torch.equal(conditions[f"{name}_motion_code"], codes[:, index])
+    torch.testing.assert_close(model.unstandardize(model.standardize(codes), **conditions), codes)

@@ -10,6 +10,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     LCMScheduler,
     PNDMScheduler,
@@ -477,3 +478,39 @@ def test_animate_keeps_the_order_of_a_stream(leo_pipeline, photo):
     assert [len(chunk) for chunk in chunks] == [2, 2, 1, 2]
     expected = decode_by_hand(leo_pipeline, photo, codes)
     torch.testing.assert_close(((torch.cat(chunks) + 1) / 2).clamp(0, 1), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("scheduler_class", [EulerDiscreteScheduler, EulerAncestralDiscreteScheduler])
+def test_the_first_call_equals_the_second(make_leo_pipeline, photo, scheduler_class):
+    # The scale of the first noise depends on the timesteps, which a new scheduler does not have yet.
+    pipeline = make_leo_pipeline(scheduler_class(timestep_spacing="leading"))
+    first, second = (pipeline(photo, **SHORT, generator=seeded()).motion_codes for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_refuses_noise_that_is_not_finite(leo_pipeline, photo):
+    latents = torch.full((1, 8, 15), torch.nan)
+    with pytest.raises(ValueError, match="`latents` holds NaN"):
+        leo_pipeline(photo, **SHORT, latents=latents)
+
+
+def test_refuses_a_scheduler_of_flow_matching(make_leo_pipeline, photo):
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler.*flow matching"):
+        make_leo_pipeline(FlowMatchEulerDiscreteScheduler())(photo, **SHORT)
+
+
+def test_refuses_a_chunk_size_before_denoising(leo_pipeline, photo):
+    steps = []
+
+    def on_step(pipeline, step, timestep, tensors):
+        steps.append(step)
+        return tensors
+
+    with pytest.raises(ValueError, match="`decode_chunk_size` must be at least 1, got 0"):
+        leo_pipeline(photo, **SHORT, decode_chunk_size=0, callback_on_step_end=on_step)
+    assert steps == []
+
+
+def test_refuses_counts_that_are_no_integers(leo_pipeline, photo):
+    with pytest.raises(TypeError, match="`num_frames` must be an integer, got 2.5"):
+        leo_pipeline(photo, num_frames=2.5)

@@ -38,7 +38,8 @@ def train(run: TrainingRun, num_steps: int, draws: list[float] | None = None) ->
         if draws is not None:
             draws.append(torch.rand(1).item())
         if run.accelerator.sync_gradients:
-            run.finish_step({"loss": loss})
+            run.record({"loss": loss})
+            run.finish_step()
             if run.is_checkpoint_due:
                 run.save()
             num_steps -= 1
@@ -109,7 +110,8 @@ def test_what_is_due_when(training_args, clean_state):
     run = start(training_args(max_train_steps=7, checkpointing_steps=3, validation_steps=2))
     due = []
     for _ in range(7):
-        run.finish_step({"loss": torch.tensor(1.0)})
+        run.record({"loss": torch.tensor(1.0)})
+        run.finish_step()
         due.append((run.is_checkpoint_due, run.is_validation_due, run.is_finished))
     assert [step for step, (checkpoint, _, _) in enumerate(due, 1) if checkpoint] == [3, 6, 7]
     assert [step for step, (_, validation, _) in enumerate(due, 1) if validation] == [2, 4, 6, 7]
@@ -158,3 +160,25 @@ def test_the_average_continues_after_a_stop(training_args, clean_state, tmp_path
     resumed = start(args)
     train(resumed, 2)
     assert all(map(torch.equal, resumed.ema.shadow_params, straight.ema.shadow_params))
+
+
+def test_a_step_logs_the_mean_of_its_batches(training_args, clean_state, tmp_path):
+    args = training_args(output_dir=tmp_path / "run", max_train_steps=2)
+    run = start(args)
+    for value in (1.0, 2.0, 6.0):
+        run.record({"loss": torch.tensor(value)})
+    run.finish_step(lr=0.5)
+    run.record({"loss": torch.tensor(7.0)})
+    run.finish_step(lr=0.5)
+    run.close()
+    assert logged(args) == [{"step": 1, "loss": 3.0, "lr": 0.5}, {"step": 2, "loss": 7.0, "lr": 0.5}]
+
+
+@pytest.mark.parametrize("use_ema", [False, True])
+def test_a_run_is_resumed_with_the_average_that_it_had(training_args, clean_state, tmp_path, use_ema):
+    args = training_args(output_dir=tmp_path / "run", max_train_steps=2, checkpointing_steps=1, use_ema=use_ema)
+    train(start(args), 1)
+    clean_state()
+    args.use_ema, args.resume_from_checkpoint = not use_ema, "latest"
+    with pytest.raises(ValueError, match=f"was written {'with' if use_ema else 'without'} --use_ema"):
+        start(args)

@@ -10,9 +10,10 @@ from accelerate.utils import ProjectConfiguration
 from PIL import Image
 
 from leo_diffusers.training.validation import (
-    append_metrics,
     frame_grid,
+    log_validation,
     motion_statistics,
+    read_json_lines,
     reconstruction_metrics,
     write_clip,
     write_grid,
@@ -27,12 +28,14 @@ def frames_of(values, size: int = 16) -> torch.Tensor:
 # --- files ---
 
 
-def test_metrics_of_steps_that_are_made_again_are_replaced(tmp_path):
-    path = tmp_path / "validation.jsonl"
+def test_metrics_of_steps_that_are_made_again_are_replaced(clean_state, tmp_path):
+    accelerator, path = Accelerator(cpu=True), tmp_path / "validation.jsonl"
     for step, value in ((1, 0.5), (2, 0.4), (3, 0.3), (2, 0.45), (4, 0.2)):
-        append_metrics(path, step, {"l1": value})
+        log_validation(accelerator, tmp_path, step, {"l1": value})
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines == [{"step": 1, "l1": 0.5}, {"step": 2, "l1": 0.45}, {"step": 4, "l1": 0.2}]
+    path.write_text(path.read_text() + '{"step": 5, "l1"')  # a killed run
+    assert read_json_lines(path, 2) == lines[:2]
     assert [entry.name for entry in tmp_path.iterdir()] == ["validation.jsonl"]
 
 
