@@ -59,6 +59,9 @@ class FramePairs(Dataset):
             frames; 0 for none.
         seed (`int`): Seed of order and draws.
         cache_gigabytes (`float`): Memory for decoded clips, in each worker process.
+
+    Raises:
+        ValueError: Where there are no clips.
     """
 
     def __init__(

@@ -106,6 +106,9 @@ def read_splits(folder: Path) -> dict[str, str]:
 
     Returns:
         `dict[str, str]`: Split by clip name; empty without the file.
+
+    Raises:
+        ValueError: Where the file has other columns.
     """
     path = folder / "metadata.csv"
     if not path.is_file():

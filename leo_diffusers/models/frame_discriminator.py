@@ -39,6 +39,9 @@ class FrameDiscriminator(ModelMixin, ConfigMixin):
     Args:
         frame_size (`int`): Height and width of a frame, pixels.
         block_out_channels (`tuple[int, ...]`): Channels from `frame_size` down to 4 pixels.
+
+    Raises:
+        ValueError: Where their number does not fit the size.
     """
 
     _supports_gradient_checkpointing = False

@@ -117,6 +117,9 @@ class LIAModel(ModelMixin, ConfigMixin):
 
         Returns:
             [`LIASource`]: Latent, feature pyramid and motion code.
+
+        Raises:
+            ValueError: Where the frame has another shape.
         """
         latent, features, motion_code = self._encode(source_frame)
         # Half precision has no exact positions, so warping is float32; casting here does it once per video.
@@ -132,6 +135,9 @@ class LIAModel(ModelMixin, ConfigMixin):
         Returns:
             `torch.Tensor` of shape `(B, M)`: The frame's motion code, alpha in the papers. It depends on that frame
             alone.
+
+        Raises:
+            ValueError: Where the frame has another shape.
         """
         return self._encode(frame)[2]
 
@@ -148,6 +154,9 @@ class LIAModel(ModelMixin, ConfigMixin):
 
         Returns:
             [`LIAModelOutput`]: Frame, flow maps and occlusion masks.
+
+        Raises:
+            ValueError: Where codes have another size, or their number does not fit that of the sources.
         """
         if motion_code.ndim != 2 or motion_code.shape[1] != self.config.motion_dim:
             raise ValueError(

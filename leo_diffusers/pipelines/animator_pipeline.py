@@ -42,6 +42,9 @@ class AnimatorPipeline(DiffusionPipeline):
 
         Returns:
             `torch.Tensor` of shape `(..., M)`: float32 on the device that runs the models.
+
+        Raises:
+            ValueError: Where they have another size, or hold NaN or infinite values.
         """
         motion_codes = torch.as_tensor(motion_codes, dtype=torch.float32, device=self._execution_device)
         motion_dim = self.animator.config.motion_dim

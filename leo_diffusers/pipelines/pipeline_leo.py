@@ -42,6 +42,9 @@ class LEOPipeline(AnimatorPipeline):
         motion_unet ([`MotionUNet1DModel`]): Denoises motion codes, with Linear Motion Condition (`condition="start"`).
         scheduler ([`SchedulerMixin`]): Any diffusers scheduler for unbounded samples. Where it would clip predicted
             samples, clipping is turned off: motion codes are not confined to [-1, 1].
+
+    Raises:
+        ValueError: Where the networks were not trained together, or `motion_unet` has another condition.
     """
 
     model_cpu_offload_seq = "motion_unet->animator"
@@ -267,6 +270,10 @@ class LEOPipeline(AnimatorPipeline):
 
         Returns:
             [`LEOPipelineOutput`] or `tuple`: The videos and their motion codes (B, F, M).
+
+        Raises:
+            TypeError: Where a number is not an integer.
+            ValueError: Where an argument cannot be carried out by the model, or does not fit the others.
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs

@@ -77,6 +77,10 @@ class LIAPipeline(AnimatorPipeline):
 
         Yields:
             `torch.Tensor` of shape `(n, M)`: Motion codes in order, read as the video is read.
+
+        Raises:
+            FileNotFoundError: Where there is no such file.
+            ValueError: Where the video cannot be read or holds no frames.
         """
         frame_size = self.animator.config.frame_size
         if isinstance(driving_video, (str, Path)):
@@ -111,6 +115,9 @@ class LIAPipeline(AnimatorPipeline):
 
         Yields:
             `torch.Tensor` of shape `(n, M)`: Codes to render.
+
+        Raises:
+            ValueError: Where the driving video ends before `reference_frame`.
         """
         if motion_mode == "absolute":
             yield from driving_codes
@@ -191,6 +198,10 @@ class LIAPipeline(AnimatorPipeline):
 
         Returns:
             [`LEOPipelineOutput`] or `tuple`: One clip and its motion codes.
+
+        Raises:
+            FileNotFoundError: Where there is no such driving video.
+            ValueError: Where an argument is none of those named here, or image or video cannot be read.
         """
         self.check_inputs(motion_mode, reference_frame, output_type)
         source = self.animator.encode_source(self.preprocess(image))
@@ -219,6 +230,9 @@ class LIAPipeline(AnimatorPipeline):
 
         Returns:
             [`LEOPipelineOutput`] or `tuple`: One clip of `num_frames` frames and its motion codes.
+
+        Raises:
+            ValueError: Where the model has no such direction, or an amount is not finite.
         """
         self.check_output_type(output_type)
         if num_frames < 1:
