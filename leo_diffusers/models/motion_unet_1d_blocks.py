@@ -13,10 +13,12 @@ MAX_NORM_GROUPS = 32
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
+    r"""32 groups, or as many of them as divide the channels of a small network."""
     return nn.GroupNorm(math.gcd(MAX_NORM_GROUPS, channels), channels)
 
 
 def zero_init(module: nn.Module) -> nn.Module:
+    r"""The module with all parameters set to zero."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

@@ -41,6 +41,7 @@ def find_videos(folder: PathLike) -> list[Path]:
 
 
 def frame_number(path: Path) -> tuple[str, int] | None:
+    r"""Name and number of a numbered image ("frame", 12), None for other files."""
     match = re.fullmatch(r"(.*?)(\d+)", path.stem)
     if match is None or path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
         return None
