@@ -26,7 +26,7 @@ from leo_diffusers.training.validation import frame_grid
 
 
 EXAMPLES = Path(__file__).parent
-NUM_CLIPS = 120
+NUM_CLIPS = 80
 NUM_FRAMES = 64
 FRAME_SIZE = 64
 NUM_SHOWN = 4  # people on the contact sheet
@@ -40,7 +40,7 @@ ANIMATOR_ARGUMENTS = (
 MOTION_ARGUMENTS = (
     "--block_out_channels 64 96 128 --layers_per_block 1 --attention_levels 2 --train_batch_size 32 "
     "--learning_rate 1e-3 --max_grad_norm 1 --lr_scheduler cosine --lr_warmup_steps 50 --use_ema --ema_decay 0.99 "
-    "--prediction_type v_prediction --beta_schedule squaredcos_cap_v2 --report_to none --checkpoints_total_limit 1"
+    "--prediction_type sample --beta_schedule squaredcos_cap_v2 --report_to none --checkpoints_total_limit 1"
 )
 
 
@@ -106,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
         for folder in (clips, animator, codes, model):
             shutil.rmtree(folder, ignore_errors=True)
     render_clips(clips)
-    animator_steps, motion_steps = (max(2, round(steps * args.scale)) for steps in (2200, 700))
+    animator_steps, motion_steps = (max(2, round(steps * args.scale)) for steps in (750, 550))
 
     def schedule(steps: int) -> str:
         interval = max(1, min(steps, 1000))
