@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     def add_model_command(
         name: str, run: Callable[[argparse.Namespace], None], help: str, output: str
     ) -> argparse.ArgumentParser:
+        r"""A command that runs a model, with the options that all of these share."""
         command = add_command(name, run, help)
         command.add_argument("--model", required=True, help="folder or Hub id of a model")
         command.add_argument("--output", required=True, type=Path, help=output)

@@ -158,6 +158,7 @@ class _FFmpegSource:
         return int(re.findall(rb"^frame=\s*(\d+)", report, re.MULTILINE)[-1])
 
     def pictures(self) -> Iterator[np.ndarray]:
+        r"""Yields (H, W, 3) uint8, always in the same memory: to be used before the next is asked for."""
         # A stream may change its size midway: the scale brings every picture to the size of the first.
         filters = f"{self._filters(self.end_frame)},scale={self.width}:{self.height}:{RESAMPLING},format=rgb24"
         command = ffmpeg_command(*self.input, "-vf", filters, "-f", "rawvideo", "pipe:1")
