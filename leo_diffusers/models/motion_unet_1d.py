@@ -1,7 +1,6 @@
 """The denoiser of LEO's Latent Motion Diffusion Model, with Linear Motion Condition inside."""
 
 import functools
-import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.utils import BaseOutput
 from torch import nn
 
+from .motion_statistics import MotionStatistics
 from .motion_unet_1d_blocks import DownBlock1D, UNetLayer1D, UpBlock1D, group_norm, zero_init
 
 
@@ -91,19 +91,10 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
         )
         if condition not in _GIVEN_FRAMES:
             raise ValueError(f"`condition` must be one of {list(_GIVEN_FRAMES)}, got {condition!r}.")
-        _check_statistics("motion_mean", motion_mean, motion_dim)
-        _check_statistics("motion_std", motion_std, motion_dim)
-        if motion_std is not None and min(motion_std) <= 0:
-            raise ValueError(
-                f"`motion_std` must be positive in every dimension, got {motion_std}: give 1.0 where codes never vary."
-            )
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1, got {dropout}.")
 
-        # Not named as in the config: diffusers answers `self.motion_mean` from the config, never from the buffer.
-        self.register_buffer("code_mean", None, persistent=False)
-        self.register_buffer("code_std", None, persistent=False)
-        self._reset_statistics(device=None)
+        self.statistics = MotionStatistics(motion_dim, motion_mean, motion_std)
 
         first_channels, last_channels = block_out_channels[0], block_out_channels[-1]
         time_dim = 4 * first_channels
@@ -170,9 +161,9 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
             )
         codes = motion_codes.to(torch.promote_types(motion_codes.dtype, torch.float32))
         num_before, _ = _GIVEN_FRAMES[self.config.condition]
-        origin = codes[:, :1] if num_before else self.code_mean.to(codes.device)
+        origin = codes[:, :1] if num_before else self.statistics.mean.to(codes.device)
         sampled_codes = codes[:, num_before : num_before + self.num_sample_frames]
-        sample = (sampled_codes - origin) / self.code_std.to(codes.device)  # m_i = alpha_i - alpha_1, LEO Eq. 2
+        sample = (sampled_codes - origin) / self.statistics.std.to(codes.device)  # m_i = alpha_i - alpha_1, LEO Eq. 2
         return sample.transpose(1, 2).to(motion_codes.dtype)
 
     def conditions_of(self, motion_codes: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -213,9 +204,9 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
             ValueError: If a shape is wrong, a condition is missing or one is given that the model does not take.
         """
         self._check_inputs(sample, start_motion_code, end_motion_code)
-        residuals = sample.transpose(1, 2) * self.code_std.to(sample.device)  # (B, F, M)
+        residuals = sample.transpose(1, 2) * self.statistics.std.to(sample.device)  # (B, F, M)
         if start_motion_code is None:
-            return (residuals + self.code_mean.to(sample.device)).to(sample.dtype)
+            return (residuals + self.statistics.mean.to(sample.device)).to(sample.dtype)
         start = start_motion_code[:, None]
         end = [] if end_motion_code is None else [end_motion_code[:, None]]
         motion_codes = torch.cat([start, start + residuals, *end], dim=1)  # LEO Eq. 3
@@ -281,7 +272,7 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
             return sample
         # Codes are standardised in their own precision, which may be finer than that of the sample.
         given = [code for code in (start_motion_code, end_motion_code) if code is not None]
-        given = [((code - self.code_mean) / self.code_std).to(sample.dtype)[..., None] for code in given]
+        given = [self.statistics.standardize(code).to(sample.dtype)[..., None] for code in given]
         start, *end = given  # each (B, M, 1)
         return torch.cat([start, start + sample, *end], dim=-1)  # (B, M, L)
 
@@ -305,20 +296,6 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
                     f"`{name}` must have shape ({sample.shape[0]}, {motion_dim}), one code per sample, got"
                     f" {tuple(code.shape)}."
                 )
-
-    def _reset_statistics(self, device: torch.device | None) -> None:
-        mean, std, motion_dim = self.config.motion_mean, self.config.motion_std, self.config.motion_dim
-        mean = [0.0] * motion_dim if mean is None else mean
-        std = [1.0] * motion_dim if std is None else std
-        # With the dtype written out: `from_pretrained(dtype=torch.float16)` builds under that default dtype.
-        self.code_mean = torch.tensor(mean, dtype=torch.float32, device=device)
-        self.code_std = torch.tensor(std, dtype=torch.float32, device=device)
-
-    def _apply(self, fn, recurse: bool = True):
-        super()._apply(fn, recurse)
-        # `.half()` and `.to(dtype)` round every buffer: take the statistics anew from the config, in float32.
-        self._reset_statistics(device=self.code_mean.device)
-        return self
 
 
 def _check_architecture(
@@ -353,13 +330,3 @@ def _check_architecture(
                 f"`num_attention_heads` ({num_attention_heads}) must divide the {block_out_channels[level]} channels"
                 f" of level {level} in `block_out_channels`."
             )
-
-
-def _check_statistics(name: str, values: tuple[float, ...] | None, motion_dim: int) -> None:
-    if values is None:
-        return
-    if len(values) != motion_dim:
-        raise ValueError(f"`{name}` must hold `motion_dim` ({motion_dim}) numbers, got {len(values)}.")
-    # A tensor or its elements would pass as numbers here and fail much later, when the config is written as JSON.
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-        raise ValueError(f"`{name}` must hold finite Python numbers, got {values}: convert tensors by `.tolist()`.")

@@ -112,15 +112,15 @@ def test_statistics_stay_exact_when_loaded_in_half_precision(tmp_path, low_cpu_m
     assert model.dtype == torch.float16
     for cast in (lambda model: model, lambda model: model.to(torch.bfloat16), lambda model: model.half().float()):
         model = cast(model)
-        torch.testing.assert_close(model.code_mean, torch.tensor(MEAN), rtol=0, atol=0)
-        torch.testing.assert_close(model.code_std, torch.tensor(STD), rtol=0, atol=0)
+        torch.testing.assert_close(model.statistics.mean, torch.tensor(MEAN), rtol=0, atol=0)
+        torch.testing.assert_close(model.statistics.std, torch.tensor(STD), rtol=0, atol=0)
 
 
 def test_statistics_are_there_after_a_start_on_the_meta_device():
     with torch.device("meta"):
         model = make_model()
     model = model.to_empty(device="cpu")
-    torch.testing.assert_close(model.code_mean, torch.tensor(MEAN), rtol=0, atol=0)
+    torch.testing.assert_close(model.statistics.mean, torch.tensor(MEAN), rtol=0, atol=0)
 
 
 def test_gradient_checkpointing_changes_nothing():
