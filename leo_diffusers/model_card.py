@@ -23,10 +23,46 @@ pipeline = LEOPipeline.from_pretrained("{name}")
 output = pipeline(Image.open("photo.png"))
 write_video("video.mp4", output.frames[0], frames_per_second=25)"""
 
-MOTION_UNET_USAGE = """\
-from leo_diffusers import MotionUNet1DModel
+UNCONDITIONAL_USAGE = """\
+from leo_diffusers import LEOPipeline, load_components
 
-motion_unet = MotionUNet1DModel.from_pretrained("{name}", subfolder="motion_unet")"""
+# With a first-frame model, which examples/train_first_frame.py trains.
+pipeline = LEOPipeline.from_pretrained("{name}", **load_components("first-frame"))
+output = pipeline(num_frames=64)"""
+
+PRIOR_USAGE = """\
+from leo_diffusers import LEOPipeline, load_components
+
+# With a motion model and a first-frame model, of examples/train_lmdm.py and train_first_frame.py.
+components = load_components("{name}") | load_components("first-frame")
+pipeline = LEOPipeline.from_pretrained("leo", **components)
+output = pipeline(num_frames=64)"""
+
+FIRST_FRAME_USAGE = """\
+from leo_diffusers import LEOPipeline, load_components
+
+# With a motion model and a motion prior, of examples/train_lmdm.py and train_motion_prior.py.
+components = load_components("{name}") | load_components("prior")
+pipeline = LEOPipeline.from_pretrained("leo", **components)
+output = pipeline(num_frames=64)"""
+
+TRANSITION_USAGE = """\
+from PIL import Image
+from leo_diffusers import LEOInfinitePipeline, load_components
+
+# With a motion model and a motion prior, of examples/train_lmdm.py and train_motion_prior.py.
+components = load_components("{name}") | load_components("prior")
+pipeline = LEOInfinitePipeline.from_pretrained("leo", **components)
+for frame in pipeline.stream(Image.open("photo.png"), transition="diffusion"):
+    ..."""
+
+STREAM_USAGE = """\
+from PIL import Image
+from leo_diffusers import LEOInfinitePipeline
+
+pipeline = LEOInfinitePipeline.from_pretrained("{name}")
+for frame in pipeline.stream(Image.open("photo.png"), num_frames=1000):
+    ..."""
 
 MISUSE = """\
 ## What it may not be used for

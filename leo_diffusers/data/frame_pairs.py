@@ -1,4 +1,4 @@
-"""Pairs of frames of one clip, drawn at random: what stage 1 learns from. Clips are decoded as they are needed."""
+"""Frames drawn at random, single or in pairs of one clip: what the image networks learn from."""
 
 from collections.abc import Iterator
 
@@ -46,23 +46,25 @@ class FrameReader:
         return torch.cat([video_io.read_video(clip.path, self.frame_size, start, num_frames=1) for start in starts])
 
 
-class FramePairs(Dataset):
+class RandomFrames(Dataset):
     r"""
-    Source and driving frames of one clip. An item is asked for by its position in an endless, seeded sequence, so that
-    a resumed run continues with exactly the pairs that the uninterrupted run would have seen.
+    Random frames of random clips. An item is asked for by its position in an endless, seeded sequence, so that a
+    resumed run continues with exactly the frames that the uninterrupted run would have seen.
 
     Args:
         clips (`list[VideoClip]`): From [`~data.video_clips.find_clips`].
         frame_size (`int`): Height and width of the frames, pixels.
-        horizontal_flip (`bool`): Whether half of the pairs are mirrored.
-        color_jitter (`float`): Largest relative change of brightness, contrast and saturation, the same for both
-            frames; 0 for none.
+        horizontal_flip (`bool`): Whether half of the items are mirrored.
+        color_jitter (`float`): Largest relative change of brightness, contrast and saturation, the same for all
+            frames of an item; 0 for none.
         seed (`int`): Seed of order and draws.
         cache_gigabytes (`float`): Memory for decoded clips, in each worker process.
 
     Raises:
         ValueError: Where there are no clips.
     """
+
+    frames_per_item = 1
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class FramePairs(Dataset):
         cache_gigabytes: float = 4.0,
     ):
         if not clips:
-            raise ValueError("`clips` is empty: there is nothing to draw pairs from.")
+            raise ValueError("`clips` is empty: there is nothing to draw frames from.")
         self.clips = clips
         self.horizontal_flip = horizontal_flip
         self.color_jitter = color_jitter
@@ -82,14 +84,44 @@ class FramePairs(Dataset):
         self.reader = FrameReader(frame_size, int(cache_gigabytes * 1e9))
 
     def __len__(self) -> int:
-        r"""Pairs in an epoch: one of each clip, in an order of its own."""
+        r"""Items in an epoch: one of each clip, in an order of its own."""
         return len(self.clips)
 
     def clip_at(self, position: int) -> VideoClip:
-        r"""The clip that the pair at `position` of the endless sequence is drawn from."""
+        r"""The clip that the item at `position` of the endless sequence is drawn from."""
         epoch, index = divmod(position, len(self))
         order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self))
         return self.clips[order[index]]
+
+    def draw(self, position: int) -> torch.Tensor:
+        r"""The frames at `position` of the endless sequence: different ones of one clip, (n, 3, H, W) in [-1, 1]."""
+        random = np.random.default_rng([self.seed, 1, position])
+        clip = self.clip_at(position)
+        indices = random.choice(clip.num_frames, size=self.frames_per_item, replace=False)
+        frames = self.reader.read(clip, indices.tolist())
+        if self.horizontal_flip and random.random() < 0.5:
+            frames = frames.flip(-1)
+        if self.color_jitter:
+            frames = jitter_color(frames, *random.uniform(1 - self.color_jitter, 1 + self.color_jitter, size=3))
+        return frames
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor | int]:
+        r"""
+        Args:
+            position (`int`): Place in the endless sequence, 0 or more.
+
+        Returns:
+            `dict`: `frame` of shape `(3, H, W)` in [-1, 1] and the `position`, which seeds the sample's noise.
+        """
+        return {"frame": self.draw(position)[0], "position": position}
+
+
+class FramePairs(RandomFrames):
+    r"""
+    Source and driving frames of one clip; arguments and errors are those of [`RandomFrames`].
+    """
+
+    frames_per_item = 2
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         r"""
@@ -99,15 +131,8 @@ class FramePairs(Dataset):
         Returns:
             `dict`: `source_frame` and `driving_frame`, each `(3, H, W)` in [-1, 1].
         """
-        random = np.random.default_rng([self.seed, 1, position])
-        clip = self.clip_at(position)
-        indices = random.choice(clip.num_frames, size=2, replace=False)
-        pair = self.reader.read(clip, indices.tolist())
-        if self.horizontal_flip and random.random() < 0.5:
-            pair = pair.flip(-1)
-        if self.color_jitter:
-            pair = jitter_color(pair, *random.uniform(1 - self.color_jitter, 1 + self.color_jitter, size=3))
-        return {"source_frame": pair[0], "driving_frame": pair[1]}
+        source_frame, driving_frame = self.draw(position)
+        return {"source_frame": source_frame, "driving_frame": driving_frame}
 
 
 def jitter_color(frames: torch.Tensor, brightness: float, contrast: float, saturation: float) -> torch.Tensor:

@@ -17,6 +17,7 @@ from ..models.lia import LIAModel
 
 
 STD_FLOOR = 1e-6  # a direction that never moves must not divide by zero
+DRAWS_PER_BLOCK = 4096  # windows that are drawn at once
 
 
 @dataclass
@@ -128,21 +129,25 @@ class MotionSequences(Dataset):
     """
 
     def __init__(self, motion_codes: MotionCodes, sequence_length: int, seed: int = 0):
-        self.clips = [clip for clip in motion_codes.clips() if len(clip) >= sequence_length]
-        if not self.clips:
-            longest = max(map(len, motion_codes.clips()), default=0)
+        lengths = motion_codes.offsets.diff()
+        if not (lengths >= sequence_length).any():
             raise ValueError(
-                f"No clip has the {sequence_length} frames of `sequence_length`; the longest has {longest}: use "
+                f"No clip has the {sequence_length} frames of `sequence_length`; the longest has {lengths.max()}: use "
                 "longer clips or a shorter sequence."
             )
+        self.codes = motion_codes.codes
         self.sequence_length = sequence_length
         self.seed = seed
         # Every window is as likely as any other, whatever clip it lies in.
-        self._first_windows = np.cumsum([0] + [len(clip) - sequence_length + 1 for clip in self.clips])
+        clips = zip(motion_codes.offsets.tolist(), lengths.tolist())
+        self._window_starts = np.concatenate(
+            [np.arange(start, start + length - sequence_length + 1) for start, length in clips]
+        )
+        self._drawn_block, self._drawn_starts = None, None
 
     def __len__(self) -> int:
         r"""Number of different windows."""
-        return int(self._first_windows[-1])
+        return len(self._window_starts)
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor | int]:
         r"""
@@ -152,7 +157,11 @@ class MotionSequences(Dataset):
         Returns:
             `dict`: `motion_codes` of shape `(F, M)` and the `position`, which seeds the sample's noise.
         """
-        window = int(np.random.default_rng([self.seed, position]).integers(len(self)))
-        clip = int(np.searchsorted(self._first_windows, window, side="right")) - 1
-        start = window - int(self._first_windows[clip])
-        return {"motion_codes": self.clips[clip][start : start + self.sequence_length], "position": position}
+        block, place = divmod(position, DRAWS_PER_BLOCK)
+        if block != self._drawn_block:
+            # Many at once: a random generator of its own would cost each window more than its codes.
+            random = np.random.default_rng([self.seed, block])
+            self._drawn_starts = random.choice(self._window_starts, size=DRAWS_PER_BLOCK)
+            self._drawn_block = block
+        start = self._drawn_starts[place]
+        return {"motion_codes": self.codes[start : start + self.sequence_length], "position": position}

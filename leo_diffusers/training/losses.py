@@ -1,12 +1,16 @@
 """What is minimised: (networks, batch) -> scalar."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
-from diffusers.utils.torch_utils import randn_tensor
+
+
+BLOCK_NUMBERS = 2**14  # random numbers that are drawn from one generator
 
 
 def generator_loss(fake_logits: torch.Tensor) -> torch.Tensor:
@@ -45,58 +49,72 @@ def reconstruction_losses(
     return losses
 
 
-def sample_generators(seed: int, positions: torch.Tensor) -> list[torch.Generator]:
+def draw_noise(
+    seed: int, positions: torch.Tensor, shape: tuple[int, ...], num_train_timesteps: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
-    One generator per sample, seeded by its place in the data: the noise does not depend on how samples were spread
-    over processes, nor on where a run was resumed.
+    Noise and timesteps of samples, decided by the run's seed and by each sample's place in the data: they depend
+    neither on how samples are spread over processes nor on where a run was resumed.
 
     Args:
         seed (`int`): The run's seed.
         positions (`torch.Tensor` of shape `(B,)`): Places of the samples in the endless sequence.
+        shape (`tuple[int, ...]`): Of one sample.
+        num_train_timesteps (`int`): Timesteps of the diffusion.
 
     Returns:
-        `list[torch.Generator]`: On the CPU.
+        `tuple[torch.Tensor, torch.Tensor]`: Noise `(B, *shape)` of unit variance and timesteps `(B,)`, on the CPU.
     """
-    # A CPU generator keeps 32 bits of its seed, so both numbers are mixed into these.
-    seeds = (np.random.SeedSequence([seed, position]).generate_state(1)[0] for position in positions.tolist())
-    return [torch.Generator().manual_seed(int(one)) for one in seeds]
+    # Neighbours share a generator: one for each would cost more time than a step of a small network.
+    block_size = max(1, BLOCK_NUMBERS // math.prod(shape))
+    noise = torch.empty(len(positions), *shape)
+    timesteps = torch.empty(len(positions), dtype=torch.long)
+    blocks = positions.cpu() // block_size
+    for block in blocks.unique().tolist():
+        # A CPU generator keeps 32 bits of its seed, so both numbers are mixed into these.
+        mixed_seed = np.random.SeedSequence([seed, block]).generate_state(1)[0]
+        generator = torch.Generator().manual_seed(int(mixed_seed))
+        rows = blocks == block
+        places = positions.cpu()[rows] % block_size
+        timesteps[rows] = torch.randint(num_train_timesteps, (block_size,), generator=generator)[places]
+        noise[rows] = torch.randn(block_size, *shape, generator=generator)[places]
+    return noise, timesteps
 
 
-def motion_denoising_loss(
-    unet: nn.Module,
+def denoising_loss(
+    model: nn.Module,
     noise_scheduler: DDPMScheduler,
-    motion_codes: torch.Tensor,
-    generator: torch.Generator | list[torch.Generator] | None = None,
+    sample: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    conditions: dict[str, torch.Tensor] | None = None,
     snr_gamma: float | None = None,
 ) -> torch.Tensor:
     r"""
-    Mean-squared error of the denoised motion: LEO Eq. 1 without a condition, Eq. 4 with Linear Motion Condition.
+    Mean-squared error of what a diffusion model predicts: LEO Eq. 1 without a condition, Eq. 4 with one.
 
     Args:
-        unet (`nn.Module`): A [`MotionUNet1DModel`], possibly wrapped for several processes.
+        model (`nn.Module`): Any network with diffusers' `forward(sample, timestep, **conditions, return_dict)`,
+            possibly wrapped for several processes.
         noise_scheduler ([`DDPMScheduler`]): Its prediction type decides what is predicted.
-        motion_codes (`torch.Tensor` of shape `(B, L, M)`): Codes of whole sequences, raw.
-        generator (`torch.Generator` or a list, *optional*): Draws noise and timesteps; a list has one per sample.
+        sample (`torch.Tensor` of shape `(B, ...)`): Clean samples.
+        noise (`torch.Tensor` of shape `(B, ...)`): Of unit variance.
+        timesteps (`torch.Tensor` of shape `(B,)`): Where in the diffusion each sample is.
+        conditions (`dict[str, torch.Tensor]`, *optional*): Further arguments of the network.
         snr_gamma (`float`, *optional*): Weights timesteps by min(SNR, gamma), "Min-SNR" (arXiv 2303.09556).
 
     Returns:
         `torch.Tensor`: Scalar.
     """
-    model = getattr(unet, "module", unet)
-    sample = model.standardize(motion_codes)  # (B, M, L'), the part of the sequence that is noised
-    noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
-    generators = generator if isinstance(generator, list) else [generator] * len(sample)
-    num_steps = noise_scheduler.config.num_train_timesteps
-    timesteps = torch.cat([torch.randint(num_steps, (1,), generator=one) for one in generators]).to(sample.device)
     noisy_sample = noise_scheduler.add_noise(sample, noise, timesteps)
-    prediction = unet(noisy_sample, timesteps, **model.conditions_of(motion_codes), return_dict=False)[0]
+    prediction = model(noisy_sample, timesteps, **(conditions or {}), return_dict=False)[0]
     prediction_type = noise_scheduler.config.prediction_type
     targets = {"epsilon": noise, "sample": sample}
     if prediction_type == "v_prediction":
         target = noise_scheduler.get_velocity(sample, noise, timesteps)
     else:
         target = targets[prediction_type]
-    errors = (prediction.float() - target).square().mean(dim=(1, 2))
+    errors = (prediction.float() - target).square().flatten(1).mean(dim=1)
     if snr_gamma is not None:
         snr = compute_snr(noise_scheduler, timesteps)
         divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[prediction_type]

@@ -7,6 +7,8 @@ from pathlib import Path
 from accelerate import Accelerator
 from huggingface_hub import HfApi
 
+from ..model_card import write_model_card
+
 
 def hub_repository(accelerator: Accelerator, args: argparse.Namespace) -> str | None:
     r"""
@@ -46,3 +48,38 @@ def command_line(script: str, args: argparse.Namespace, defaults: dict) -> str:
             is_path = isinstance(value, Path) or (isinstance(value, str) and Path(value).exists())
             words.append(f"--{name} {shlex.quote(Path(value).name if is_path else str(value))}")
     return " \\\n  ".join(words)
+
+
+def write_training_card(
+    folder: str | Path,
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    title: str,
+    description: str,
+    measured: str,
+    usage: str,
+    tags: list[str],
+) -> None:
+    r"""
+    Writes the model card of a trained model, with the command that repeats its training.
+
+    Args:
+        folder (`str` or `Path`): The folder that `save_pretrained` made.
+        parser (`argparse.ArgumentParser`): Of the script, which it is named after.
+        args (`argparse.Namespace`): Of the run.
+        title (`str`): Heading.
+        description (`str`): What the model is.
+        measured (`str`): What was measured.
+        usage (`str`): Python code with `{name}` in place of the model's name.
+        tags (`list[str]`): Hub tags beside the package's own.
+    """
+    defaults = {name: parser.get_default(name) for name in vars(args)}
+    command = command_line(parser.prog, args, defaults)
+    write_model_card(
+        folder,
+        title=title,
+        description=f"{description}\n\n```bash\n{command}\n```\n\n{measured}",
+        usage=usage.format(name=args.hub_model_id or args.output_dir.resolve().name),
+        license="other",
+        tags=tags,
+    )

@@ -112,6 +112,36 @@ def reconstruction_metrics(frames: torch.Tensor, targets: torch.Tensor) -> dict[
     return {"l1": errors.abs().mean().item(), "psnr": (-10 * mse.log10()).mean().item()}
 
 
+def describe(metrics: dict[str, float]) -> str:
+    r"""Measured numbers as one line of text, without the names' prefixes."""
+    return ", ".join(f"{name.split('/')[-1]} {value:.3g}" for name, value in metrics.items())
+
+
+def code_statistics(samples: torch.Tensor, data: torch.Tensor) -> dict[str, float]:
+    r"""
+    How generated single codes compare with real ones.
+
+    Args:
+        samples (`torch.Tensor` of shape `(N, M)`): Generated codes.
+        data (`torch.Tensor` of shape `(N', M)`): Real codes.
+
+    Returns:
+        `dict[str, float]`: Distance of the means in real standard deviations ("offset", 0 is equal), ratios of
+        standard deviation ("spread", its lowest and highest direction; 1 is equal) and the mean absolute difference
+        of the correlations between directions ("correlation", 0 is equal).
+    """
+    std = data.std(dim=0).clamp(min=1e-8)
+    spread = samples.std(dim=0) / std
+    correlations = [torch.corrcoef(codes.T).nan_to_num() for codes in (samples, data)]
+    return {
+        "offset": ((samples.mean(dim=0) - data.mean(dim=0)) / std).abs().mean().item(),
+        "spread": spread.mean().item(),
+        "spread_min": spread.min().item(),
+        "spread_max": spread.max().item(),
+        "correlation": (correlations[0] - correlations[1]).abs().mean().item(),
+    }
+
+
 def motion_statistics(samples: torch.Tensor, data: torch.Tensor) -> dict[str, float]:
     r"""
     How generated motion compares with real motion: 1 is equal.

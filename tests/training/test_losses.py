@@ -6,11 +6,11 @@ from diffusers import DDPMScheduler
 
 from leo_diffusers import FrameDiscriminator, MotionUNet1DModel
 from leo_diffusers.training.losses import (
+    denoising_loss,
     discriminator_loss,
+    draw_noise,
     generator_loss,
-    motion_denoising_loss,
     reconstruction_losses,
-    sample_generators,
 )
 from leo_diffusers.training.perceptual_loss import SSIMPyramidLoss
 
@@ -31,8 +31,12 @@ def make_codes(batch_size: int = BATCH) -> torch.Tensor:
     return codes * torch.tensor(STD) + torch.tensor(MEAN)
 
 
-def generators(seeds) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+def motion_denoising_loss(unet, scheduler: DDPMScheduler, codes: torch.Tensor, seeds, snr_gamma=None) -> torch.Tensor:
+    """The loss of motion codes, with noise and timestep of each sample from a seed of its own."""
+    sample, num_timesteps = unet.standardize(codes), scheduler.config.num_train_timesteps
+    drawn = [draw_noise(seed, torch.tensor([0]), sample.shape[1:], num_timesteps) for seed in seeds]
+    noise, timesteps = (torch.cat(tensors) for tensors in zip(*drawn))
+    return denoising_loss(unet, scheduler, sample, noise, timesteps, unet.conditions_of(codes), snr_gamma)
 
 
 @pytest.fixture
@@ -94,7 +98,7 @@ def test_reconstruction_losses_follow_the_networks(make_frames):
 def test_loss_against_its_formula(make_unet, condition, prediction_type):
     unet, scheduler, codes = make_unet(condition), make_scheduler(prediction_type), make_codes()
     seen = Seen(unet)
-    loss = motion_denoising_loss(unet, scheduler, codes, generators([1, 2, 3]))
+    loss = motion_denoising_loss(unet, scheduler, codes, [1, 2, 3])
 
     start, end = codes[:, :1].double(), codes[:, -1].double()
     frames = {"none": codes, "start": codes[:, 1:], "start_end": codes[:, 1:-1]}[condition].double()
@@ -125,11 +129,9 @@ def test_timesteps_cover_the_schedule(make_unet):
     seen, timesteps = Seen(unet), []
     with torch.no_grad():
         for seed in range(20):
-            motion_denoising_loss(unet, scheduler, codes, generators([seed] * 3))
+            motion_denoising_loss(unet, scheduler, codes, [seed] * 3)
             assert len(set(seen.timesteps.tolist())) == 1  # the generators are alike
-            motion_denoising_loss(
-                unet, make_scheduler(num_train_timesteps=4), codes, generators(range(seed, seed + 3))
-            )
+            motion_denoising_loss(unet, make_scheduler(num_train_timesteps=4), codes, range(seed, seed + 3))
             timesteps += seen.timesteps.tolist()
     assert set(timesteps) == {0, 1, 2, 3}
 
@@ -139,9 +141,9 @@ def test_linear_motion_condition_denoises_residuals(make_unet, condition):
     unet, scheduler, codes = make_unet(condition), make_scheduler(), make_codes()
     shift = torch.linspace(-3, 3, MOTION_DIM)
     seen = Seen(unet)
-    loss = motion_denoising_loss(unet, scheduler, codes, generators([1, 2, 3]))
+    loss = motion_denoising_loss(unet, scheduler, codes, [1, 2, 3])
     sample, timesteps, start = seen.sample, seen.timesteps, seen.conditions["start_motion_code"]
-    shifted_loss = motion_denoising_loss(unet, scheduler, codes + shift, generators([1, 2, 3]))
+    shifted_loss = motion_denoising_loss(unet, scheduler, codes + shift, [1, 2, 3])
     torch.testing.assert_close(seen.sample, sample, rtol=0, atol=1e-5)
     assert torch.equal(seen.timesteps, timesteps)
     torch.testing.assert_close(seen.conditions["start_motion_code"], start + shift)
@@ -151,9 +153,9 @@ def test_linear_motion_condition_denoises_residuals(make_unet, condition):
 def test_without_condition_the_codes_themselves_are_denoised(make_unet):
     unet, scheduler, codes = make_unet("none"), make_scheduler(), make_codes()
     seen = Seen(unet)
-    motion_denoising_loss(unet, scheduler, codes, generators([1, 2, 3]))
+    motion_denoising_loss(unet, scheduler, codes, [1, 2, 3])
     sample = seen.sample
-    motion_denoising_loss(unet, scheduler, codes + 1, generators([1, 2, 3]))
+    motion_denoising_loss(unet, scheduler, codes + 1, [1, 2, 3])
     assert (seen.sample - sample).abs().max() > 0.1
 
 
@@ -185,34 +187,23 @@ def test_a_perfect_prediction_costs_nothing(condition, prediction_type):
         motion_mean=MEAN,
         motion_std=STD,
     ).know(codes, scheduler)
-    assert motion_denoising_loss(unet, scheduler, codes, generators([1, 2, 3])) < 1e-7
-    assert motion_denoising_loss(unet, scheduler, codes, generators([1, 2, 3]), snr_gamma=5.0) < 1e-7
+    assert motion_denoising_loss(unet, scheduler, codes, [1, 2, 3]) < 1e-7
+    assert motion_denoising_loss(unet, scheduler, codes, [1, 2, 3], snr_gamma=5.0) < 1e-7
     unet.know(codes + torch.randn(codes.shape), scheduler)
-    assert motion_denoising_loss(unet, scheduler, codes, generators([1, 2, 3])) > 1e-3
+    assert motion_denoising_loss(unet, scheduler, codes, [1, 2, 3]) > 1e-3
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_a_batch_costs_the_mean_of_its_samples(make_unet, condition):
     unet, scheduler, codes = make_unet(condition), make_scheduler(), make_codes()
-    together = motion_denoising_loss(unet, scheduler, codes, generators([7, 8, 9]), snr_gamma=5.0)
-    alone = [
-        motion_denoising_loss(unet, scheduler, codes[i : i + 1], generators([7 + i]), snr_gamma=5.0)
-        for i in range(BATCH)
-    ]
+    together = motion_denoising_loss(unet, scheduler, codes, [7, 8, 9], snr_gamma=5.0)
+    alone = [motion_denoising_loss(unet, scheduler, codes[i : i + 1], [7 + i], snr_gamma=5.0) for i in range(BATCH)]
     torch.testing.assert_close(together, torch.stack(alone).mean(), rtol=1e-5, atol=0)
-
-
-def test_one_generator_or_none_serve_a_batch(make_unet):
-    unet, scheduler, codes = make_unet(), make_scheduler(), make_codes()
-    losses = [motion_denoising_loss(unet, scheduler, codes, torch.Generator().manual_seed(1)) for _ in range(2)]
-    assert losses[0] == losses[1]
-    torch.manual_seed(0)
-    assert motion_denoising_loss(unet, scheduler, codes) != motion_denoising_loss(unet, scheduler, codes)
 
 
 def test_gradients_reach_every_weight(make_unet):
     unet = make_unet("start_end")
-    motion_denoising_loss(unet, make_scheduler(), make_codes(), generators([1, 2, 3])).backward()
+    motion_denoising_loss(unet, make_scheduler(), make_codes(), [1, 2, 3]).backward()
     without = [name for name, parameter in unet.named_parameters() if parameter.grad is None]
     assert without == []
 
@@ -222,8 +213,8 @@ def test_snr_weights_against_their_formulas(make_unet, prediction_type):
     unet, scheduler, codes, gamma = make_unet(), make_scheduler(prediction_type), make_codes(1), 5.0
     seen, ratios = Seen(unet), []
     for seed in range(12):
-        plain = motion_denoising_loss(unet, scheduler, codes, generators([seed])).item()
-        weighted = motion_denoising_loss(unet, scheduler, codes, generators([seed]), snr_gamma=gamma).item()
+        plain = motion_denoising_loss(unet, scheduler, codes, [seed]).item()
+        weighted = motion_denoising_loss(unet, scheduler, codes, [seed], snr_gamma=gamma).item()
         alpha_bar = scheduler.alphas_cumprod[seen.timesteps].item()
         snr = alpha_bar / (1 - alpha_bar)
         weight = {
@@ -242,8 +233,8 @@ def test_pure_noise_has_a_finite_weight(make_unet, prediction_type, weight):
     unet, codes = make_unet(), make_codes(1)
     seen = Seen(unet)
     for seed in range(20):
-        plain = motion_denoising_loss(unet, scheduler, codes, generators([seed]))
-        weighted = motion_denoising_loss(unet, scheduler, codes, generators([seed]), snr_gamma=5.0)
+        plain = motion_denoising_loss(unet, scheduler, codes, [seed])
+        weighted = motion_denoising_loss(unet, scheduler, codes, [seed], snr_gamma=5.0)
         assert torch.isfinite(plain) and torch.isfinite(weighted)
         if seen.timesteps.item() == 1:
             break
@@ -253,22 +244,29 @@ def test_pure_noise_has_a_finite_weight(make_unet, prediction_type, weight):
     assert all(torch.isfinite(parameter.grad).all() for parameter in unet.parameters())
 
 
-# --- generators of samples ---
+# --- noise of samples ---
 
 
-def draws(generator: torch.Generator) -> list[float]:
-    return torch.randn(4, generator=generator).tolist()
+@pytest.mark.parametrize("shape", [(2, 3), (20, 63), (3, 128, 128)])
+def test_noise_depends_on_seed_and_position_alone(shape):
+    positions = torch.tensor([0, 1, 2, 5, 900, 10**9, 2**40 - 1])
+    noise, timesteps = draw_noise(3, positions, shape, 1000)
+    order = torch.randperm(len(positions))
+    again = [draw_noise(3, positions[i : i + 1], shape, 1000) for i in order]
+    assert torch.equal(torch.cat([one for one, _ in again]), noise[order])
+    assert torch.equal(torch.cat([one for _, one in again]), timesteps[order])
+    other, _ = draw_noise(4, positions, shape, 1000)
+    firsts = torch.cat([noise, other]).flatten(1)[:, :2]
+    assert len(firsts.unique(dim=0)) == 2 * len(positions)
 
 
-def test_sample_generators_depend_on_seed_and_position_alone():
-    positions = torch.tensor([0, 1, 2, 10**9, 2**40 - 1])
-    drawn = [draws(generator) for generator in sample_generators(3, positions)]
-    again = [draws(sample_generators(3, positions[i : i + 1])[0]) for i in range(len(positions))]
-    assert drawn == again
-    other = [draws(generator) for generator in sample_generators(4, positions)]
-    assert len({tuple(values) for values in drawn + other}) == 2 * len(positions)
+def test_noise_is_normal_and_timesteps_are_even():
+    noise, timesteps = draw_noise(0, torch.arange(5000), (20,), 10)
+    assert noise.mean().abs() < 0.01 and abs(noise.std() - 1) < 0.01
+    assert abs(noise[1:].flatten() @ noise[:-1].flatten()) / noise[1:].numel() < 0.01  # neighbours are independent
+    assert (timesteps.bincount(minlength=10) / 500 - 1).abs().max() < 0.2
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**24, 20240131, 2**32 - 1])
-def test_every_seed_of_a_run_has_sample_generators(seed):
-    assert len(sample_generators(seed, torch.tensor([0, 5]))) == 2
+def test_every_seed_of_a_run_has_noise(seed):
+    assert draw_noise(seed, torch.tensor([0, 5]), (4,), 1000)[0].isfinite().all()

@@ -1,0 +1,220 @@
+#!/usr/bin/env python
+"""
+The first-frame model, LEO's cDDPM (Sec. 3.3, option 2): trains diffusers' own 2-D U-Net to draw a frame given its
+motion code. With the motion prior it makes video from nothing.
+
+    accelerate launch examples/train_first_frame.py --pretrained_model_name_or_path animator \\
+        --motion_codes_dir codes --train_data_dir clips --output_dir first-frame --use_ema
+
+`leo-diffusers assemble` adds the output to a LEOPipeline.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import DDIMScheduler, UNet2DConditionModel
+
+from leo_diffusers import LIAModel, LIAPipeline
+from leo_diffusers.command_line import OneLineParser, run_script
+from leo_diffusers.data.frame_pairs import RandomFrames
+from leo_diffusers.data.motion_codes import MotionCodes
+from leo_diffusers.data.video_clips import find_clips
+from leo_diffusers.model_card import FIRST_FRAME_USAGE
+from leo_diffusers.pipelines.denoising import denoise
+from leo_diffusers.training.arguments import add_training_arguments, build_accelerator
+from leo_diffusers.training.checkpoints import save_atomically
+from leo_diffusers.training.denoising import (
+    VALIDATION_SEED,
+    add_denoising_arguments,
+    build_schedulers,
+    check_denoising_arguments,
+    load_motion_codes,
+    train_denoiser,
+)
+from leo_diffusers.training.publishing import write_training_card
+from leo_diffusers.training.validation import describe, log_validation, write_grid
+
+
+CHANNELS = {64: (128, 256, 384, 512), 128: (128, 128, 256, 384, 512), 256: (128, 128, 256, 256, 512, 512)}
+ATTENTION_SIZE = 16  # pixels; larger maps go without attention
+GRID_COLUMNS = 8  # frames of a validation picture
+
+# ------------------------------------------------------------------------------------------------------------- parse
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="train_first_frame.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add_training_arguments(parser, learning_rate=1e-4, train_batch_size=32, max_train_steps=300_000, ema_decay=0.9999)
+    add_denoising_arguments(parser)
+    add = parser.add_argument
+    add("--train_data_dir", type=Path, required=True, help="folder of videos, searched recursively")
+    add("--resolution", type=int, default=None, help="size of the frames, 64 to 256 (default: the animator's)")
+    add("--block_out_channels", type=int, nargs="+", help="per level, each half as large (default: by resolution)")
+    add("--layers_per_block", type=int, default=2, help="default: %(default)s")
+    add("--attention_head_dim", type=int, default=32, help="default: %(default)s")
+    add("--dropout", type=float, default=0.0, help="default: %(default)s")
+    add("--no_horizontal_flip", action="store_true", help="do not mirror half of the frames")
+    add("--cache_gigabytes", type=float, default=4.0, help="decoded clips kept per worker (default: %(default)s)")
+    parser.set_defaults(num_validation_samples=16)
+    return parser
+
+
+def check_resolution(resolution: int, args: argparse.Namespace) -> None:
+    if args.block_out_channels is None and resolution not in CHANNELS:
+        raise ValueError(
+            f"--resolution must be one of {list(CHANNELS)}, got {resolution}: for another, give --block_out_channels "
+            "too."
+        )
+    num_halvings = len(args.block_out_channels or CHANNELS[resolution]) - 1
+    if resolution < 1 or resolution % 2**num_halvings:
+        raise ValueError(
+            f"--resolution must be a multiple of {2**num_halvings}, as the levels halve it {num_halvings} times, got "
+            f"{resolution}."
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------- build
+
+
+def build_unet(motion_codes: MotionCodes, resolution: int, args: argparse.Namespace) -> UNet2DConditionModel:
+    channels = tuple(args.block_out_channels or CHANNELS[resolution])
+    has_attention = [resolution >> level <= ATTENTION_SIZE for level in range(len(channels))]
+    unet = UNet2DConditionModel(
+        sample_size=resolution,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=channels,
+        layers_per_block=args.layers_per_block,
+        down_block_types=tuple("AttnDownBlock2D" if has else "DownBlock2D" for has in has_attention),
+        mid_block_type="UNetMidBlock2D",
+        up_block_types=tuple("AttnUpBlock2D" if has else "UpBlock2D" for has in reversed(has_attention)),
+        attention_head_dim=args.attention_head_dim,
+        resnet_time_scale_shift="scale_shift",
+        dropout=args.dropout,
+        # The motion code is projected and added to the timestep's embedding.
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=motion_codes.codes.shape[1],
+    )
+    standardize_input(unet.class_embedding.linear_1, motion_codes)
+    return unet
+
+
+@torch.no_grad()
+def standardize_input(linear: torch.nn.Linear, motion_codes: MotionCodes) -> None:
+    r"""Lets a layer begin as if its codes were standardised: the network takes them as the animator gives them."""
+    linear.weight /= motion_codes.std
+    linear.bias -= linear.weight @ motion_codes.mean
+
+
+def encode_motion(animator: LIAModel, frames: torch.Tensor) -> torch.Tensor:
+    r"""Motion codes (B, M) of frames (B, 3, H, W) of any size."""
+    size = (animator.config.frame_size,) * 2
+    if frames.shape[-2:] != size:
+        frames = F.interpolate(frames, size, mode="bicubic", antialias=True).clamp(-1, 1)
+    with torch.no_grad():
+        return animator.encode_motion(frames).float()
+
+
+def conditions_of(motion_codes: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    r"""What the 2-D U-Net is given beside the noisy frame."""
+    return {"encoder_hidden_states": None, "class_labels": motion_codes}
+
+
+# ---------------------------------------------------------------------------------------------------------- validate
+
+
+class Validation:
+    r"""Draws frames for the motion codes of real ones, shows both, and measures whether the pose is that asked for."""
+
+    def __init__(self, animator: LIAModel, frames: RandomFrames, scheduler: DDIMScheduler, args: argparse.Namespace):
+        self.animator = animator
+        self.scheduler = scheduler
+        self.args = args
+        # Positions beyond those of any run.
+        positions = range(2**40, 2**40 + args.num_validation_samples)
+        self.real = torch.stack([frames[position]["frame"] for position in positions])
+
+    def __call__(self, accelerator: Accelerator, unet: UNet2DConditionModel, step: int) -> dict[str, float]:
+        codes = encode_motion(self.animator, self.real.to(unet.device))
+        generator = torch.Generator().manual_seed(VALIDATION_SEED)
+        noise = torch.randn(self.real.shape, generator=generator).to(unet.device)
+        drawn = denoise(unet, self.scheduler, noise, conditions_of(codes), self.args.num_inference_steps, generator)
+        found = encode_motion(self.animator, drawn.clamp(-1, 1))
+        spread = codes.std(dim=0).clamp(min=1e-8)
+        metrics = {
+            # In standard deviations of the codes; against frames of a pose that was not asked for.
+            "validation/pose_error": ((found - codes) / spread).abs().mean().item(),
+            "validation/other_pose_error": ((found - codes.roll(1, dims=0)) / spread).abs().mean().item(),
+        }
+        log_validation(accelerator, self.args.output_dir, step, metrics)
+        rows = [row for pair in zip(self.real.split(GRID_COLUMNS), drawn.cpu().split(GRID_COLUMNS)) for row in pair]
+        complete = [row for row in rows if len(row) == len(rows[0])]
+        write_grid(accelerator, self.args.output_dir, "first_frames", step, complete[:4])
+        return metrics
+
+
+def save_model(
+    unet: UNet2DConditionModel, scheduler: DDIMScheduler, metrics: dict[str, float], args: argparse.Namespace
+) -> None:
+    def save(folder: str) -> None:
+        unet.save_pretrained(f"{folder}/first_frame_unet")
+        scheduler.save_pretrained(f"{folder}/first_frame_scheduler")
+        write_training_card(
+            folder,
+            build_parser(),
+            args,
+            title=f"{args.output_dir.resolve().name}: a first-frame model at {unet.config.sample_size} pixels",
+            description="Frames given their motion codes, modelled by diffusion (LEO), trained with leo_diffusers.",
+            measured=(
+                "Distance of the pose drawn from the pose asked for, and from another, in standard deviations of the "
+                f"codes: {describe(metrics)}."
+            ),
+            usage=FIRST_FRAME_USAGE,
+            tags=["unconditional-image-generation"],
+        )
+
+    save_atomically(save, args.output_dir)
+
+
+# -------------------------------------------------------------------------------------------------------------- main
+
+
+def main(args: argparse.Namespace) -> None:
+    check_denoising_arguments(args)
+    accelerator = build_accelerator(args)
+    animator = LIAPipeline.from_pretrained(args.pretrained_model_name_or_path).animator.requires_grad_(False)
+    motion_codes = load_motion_codes(animator, args)
+    resolution = animator.config.frame_size if args.resolution is None else args.resolution
+    check_resolution(resolution, args)
+    # The main process looks at the clips; the others read what it found.
+    with accelerator.main_process_first():
+        clips, _ = find_clips(args.train_data_dir, min_size=resolution, cache=args.output_dir / ".clips.json")
+    frames = RandomFrames(
+        clips,
+        resolution,
+        horizontal_flip=not args.no_horizontal_flip,
+        seed=args.seed,
+        cache_gigabytes=args.cache_gigabytes,
+    )
+    unet = build_unet(motion_codes, resolution, args)
+    noise_scheduler, scheduler = build_schedulers(args, clip_sample=True)
+    validation = Validation(animator.to(accelerator.device), frames, scheduler, args)
+
+    def prepare_batch(
+        unet: UNet2DConditionModel, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+        return batch["frame"], conditions_of(encode_motion(animator, batch["frame"]))
+
+    def publish(unet: UNet2DConditionModel, step: int) -> None:
+        save_model(unet, scheduler, validation(accelerator, unet, step), args)
+
+    train_denoiser(accelerator, args, "train_first_frame", unet, noise_scheduler, frames, prepare_batch, publish)
+
+
+if __name__ == "__main__":
+    run_script(main, build_parser())
