@@ -10,13 +10,13 @@ root = Path(__file__).parent
 version = re.search(r'^__version__ = "(.+)"', (root / "leo_diffusers" / "__init__.py").read_text(), re.MULTILINE)[1]
 
 extras = {
-    # Editing a first frame: detectors for ControlNet.
+    # Editing a first frame: detectors for ControlNet. Theirs bring timm, einops and scikit-image along.
     "edit": ["controlnet-aux>=0.0.10", "opencv-python-headless", "torchvision"],
     "train": ["tensorboard"],
     "eval": ["torchmetrics", "scipy", "lpips", "torchvision", "matplotlib"],
     "app": ["gradio"],
 }
-extras["test"] = ["pytest", "ruff", *extras["train"]]
+extras["test"] = ["pytest", "ruff", *extras["train"], *extras["edit"]]
 
 setup(
     name="leo_diffusers",

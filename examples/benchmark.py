@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from leo_diffusers import LIAModel, LIAPipeline, MotionUNet1DModel
 from leo_diffusers.command_line import OneLineParser, run_script
-from leo_diffusers.pipelines.motion_diffusion import denoise
+from leo_diffusers.pipelines.denoising import denoise
 
 
 MATRIX_SIZE = 4096  # large enough for the machine's best rate

@@ -1,27 +1,16 @@
-"""The `leo-diffusers` command: photos and driving videos in, videos out."""
+"""The `leo-diffusers` command: photos and videos in, videos out."""
 
 import argparse
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
-from . import __version__, video_io
+from . import __version__, commands
 from .command_line import OneLineParser, run_command
-from .lia_checkpoint import load_lia_checkpoint
-from .model_card import ANIMATE_USAGE, write_model_card
-from .pipelines.pipeline_leo import LEOPipeline
-from .pipelines.pipeline_lia import LIAPipeline
 
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-CONVERTED_DESCRIPTION = """\
-The image animator of LIA at {frame_size} pixels, converted from a checkpoint in the format that its authors released.
-LIA's code and weights are licensed CC BY-NC 4.0: attribution is required and commercial use is not allowed."""
+Subparsers = argparse._SubParsersAction
+Run = Callable[[argparse.Namespace], None]
+VIDEO_OUTPUT = "video to write: .mp4, .mov, .mkv, .avi, .webm, .gif, or a folder of PNG files"
 
 
 def parse_direction(text: str) -> tuple[int, float]:
@@ -30,7 +19,7 @@ def parse_direction(text: str) -> tuple[int, float]:
         index, amount = text.split("=")
         return int(index), float(amount)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form INDEX=AMOUNT, for example 6=0.3") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form INDEX=NUMBER, for example 6=0.3") from None
 
 
 def parse_reference_frame(text: str) -> int | str:
@@ -41,60 +30,195 @@ def parse_reference_frame(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f'{text!r} is neither "auto" nor the number of a frame') from None
 
 
-def build_parser() -> argparse.ArgumentParser:
-    r"""The parser of all commands."""
-    parser = OneLineParser(prog="leo-diffusers", description=__doc__)
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=OneLineParser)
+def add_control_options(parser: argparse.ArgumentParser) -> None:
+    r"""The options that [`motion_control_of`] reads."""
+    group = parser.add_argument_group("motion control")
+    group.add_argument(
+        "--motion-scale",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="strength of the motion; 0 holds the start still (default: %(default)s)",
+    )
+    group.add_argument(
+        "--direction-scale",
+        action="append",
+        default=[],
+        type=parse_direction,
+        metavar="INDEX=FACTOR",
+        help="strength along one motion direction, from 0, instead of --motion-scale; 0 freezes it; repeatable",
+    )
+    group.add_argument(
+        "--direction-value",
+        action="append",
+        default=[],
+        type=parse_direction,
+        metavar="INDEX=AMOUNT",
+        help="move one direction by this amount and hold it there; repeatable",
+    )
+    group.add_argument(
+        "--smoothing",
+        type=float,
+        default=0.0,
+        metavar="FRAMES",
+        help="width of a filter against jitter: 1 is light, 3 strong, 0 off (default: %(default)s)",
+    )
 
-    def add_command(name: str, run: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=help)
-        command.set_defaults(run=run)
-        return command
 
-    def add_model_command(
-        name: str, run: Callable[[argparse.Namespace], None], help: str, output: str
-    ) -> argparse.ArgumentParser:
-        r"""A command that runs a model, with the options that all of these share."""
-        command = add_command(name, run, help)
-        command.add_argument("--model", required=True, help="folder or Hub id of a model")
-        command.add_argument("--output", required=True, type=Path, help=output)
-        command.add_argument("--seed", type=int, default=0, help="seed of every random draw (default: %(default)s)")
-        command.add_argument("--device", default=None, help="cpu, cuda, mps, ... (default: the fastest there is)")
-        command.add_argument(
-            "--dtype", choices=DTYPES, default="float32", help="number format of the networks (default: %(default)s)"
-        )
-        return command
+def add_frame_rate(parser: argparse.ArgumentParser) -> None:
+    r"""The frame rate of a video that has no other to follow."""
+    parser.add_argument("--fps", type=float, default=25.0, help="frames per second (default: %(default)s)")
 
-    video_output = "video to write: .mp4, .mov, .mkv, .avi, .webm, .gif, or a folder of PNG files"
 
-    animate = add_model_command("animate", run_animate, "Move a photo like the person in a video.", video_output)
-    animate.add_argument("--image", required=True, help="the photo")
-    animate.add_argument("--driving-video", required=True, help="the video that gives the motion, and the audio")
-    animate.add_argument(
+def add_first_frame_options(parser: argparse.ArgumentParser) -> None:
+    r"""Where the first frame comes from, if not from a photo."""
+    parser.add_argument("--prompt", default=None, help="what the first frame shows, for --first-frame-model")
+    parser.add_argument(
+        "--first-frame-model", default=None, help="folder or Hub id of a diffusers text-to-image pipeline"
+    )
+    parser.add_argument("--num-inference-steps", type=int, default=50, help="denoising steps (default: %(default)s)")
+
+
+def add_transfer_options(parser: argparse.ArgumentParser) -> None:
+    r"""How the motion of a video is transferred."""
+    parser.add_argument(
         "--motion-mode",
         choices=("relative", "absolute"),
         default="relative",
-        help="keep the photo's pose and add the driving motion, or take the driving pose over (default: %(default)s)",
+        help="keep the picture's pose and add the video's motion, or take its pose over (default: %(default)s)",
     )
-    animate.add_argument(
+    parser.add_argument(
         "--reference-frame",
         type=parse_reference_frame,
         default=0,
-        help='driving frame whose pose is the photo\'s: an index, or "auto" for the nearest (default: %(default)s)',
+        help='frame of the video whose pose is the picture\'s: an index, or "auto" for the nearest '
+        "(default: %(default)s)",
     )
 
-    generate = add_model_command("generate", run_generate, "Generate video from a photo.", video_output)
-    generate.add_argument("--image", required=True, help="the first frame")
+
+def add_command(subparsers: Subparsers, name: str, run: Run, help: str) -> argparse.ArgumentParser:
+    r"""A command."""
+    command = subparsers.add_parser(name, help=help, description=help)
+    command.set_defaults(run=run)
+    return command
+
+
+def add_model_command(subparsers: Subparsers, name: str, run: Run, help: str, output: str) -> argparse.ArgumentParser:
+    r"""A command that runs a model, with the options that all of these share."""
+    command = add_command(subparsers, name, run, help)
+    command.add_argument("--model", required=True, help="folder or Hub id of a model")
+    command.add_argument("--output", required=True, type=Path, help=output)
+    command.add_argument("--seed", type=int, default=0, help="seed of every random draw (default: %(default)s)")
+    command.add_argument("--device", default=None, help="cpu, cuda, mps, ... (default: the fastest there is)")
+    command.add_argument(
+        "--dtype",
+        choices=commands.DTYPES,
+        default="float32",
+        help="number format of the networks (default: %(default)s)",
+    )
+    return command
+
+
+def add_animate(subparsers: Subparsers) -> None:
+    r"""A photo moves like a video."""
+    animate = add_model_command(
+        subparsers, "animate", commands.run_animate, "Move a photo like the person in a video.", VIDEO_OUTPUT
+    )
+    animate.add_argument("--image", required=True, help="the photo")
+    animate.add_argument("--driving-video", required=True, help="the video that gives the motion, and the audio")
+    add_transfer_options(animate)
+    add_control_options(animate)
+
+
+def add_generate(subparsers: Subparsers) -> None:
+    r"""A short video."""
+    generate = add_model_command(
+        subparsers,
+        "generate",
+        commands.run_generate,
+        "Generate video from photos, from a prompt, or from nothing.",
+        VIDEO_OUTPUT,
+    )
+    generate.add_argument("--image", nargs="+", default=[], help="the first frame; several give a numbered video each")
     generate.add_argument("--num-frames", type=int, default=64, help="frames per video (default: %(default)s)")
-    generate.add_argument("--num-inference-steps", type=int, default=50, help="denoising steps (default: %(default)s)")
     generate.add_argument(
-        "--num-videos", type=int, default=1, help="videos to write; more than one are numbered (default: %(default)s)"
+        "--num-videos",
+        type=int,
+        default=1,
+        help="videos to write, of each photo; more than one are numbered (default: %(default)s)",
     )
-    generate.add_argument("--fps", type=float, default=25.0, help="frames per second (default: %(default)s)")
+    generate.add_argument("--shared-motion", action="store_true", help="show the first photo's motion on all of them")
+    add_first_frame_options(generate)
+    add_frame_rate(generate)
+    add_control_options(generate)
 
+
+def add_stream(subparsers: Subparsers) -> None:
+    r"""A long video."""
+    stream = add_model_command(
+        subparsers,
+        "stream",
+        commands.run_stream,
+        "Generate endless video from a photo, from a prompt, or from nothing.",
+        f"{VIDEO_OUTPUT}; - for raw RGB to standard output",
+    )
+    stream.add_argument("--image", default=None, help="the first frame")
+    stream.add_argument(
+        "--num-frames", type=int, default=None, help="frames to generate (default: 1024; without end for -)"
+    )
+    stream.add_argument(
+        "--transition",
+        choices=("none", "diffusion"),
+        default="none",
+        help="go on from the last pose, or be led to fresh ones now and then (default: %(default)s)",
+    )
+    stream.add_argument(
+        "--transition-interval",
+        type=int,
+        default=1,
+        help="chunks of motion between two transitions (default: %(default)s)",
+    )
+    stream.add_argument(
+        "--drift-limit",
+        type=float,
+        default=None,
+        help="bend motion back that ends so many standard deviations from the training's mean (default: never)",
+    )
+    add_first_frame_options(stream)
+    add_frame_rate(stream)
+    add_control_options(stream)
+
+
+def add_edit(subparsers: Subparsers) -> None:
+    r"""A video with another first frame."""
+    edit = add_model_command(
+        subparsers,
+        "edit",
+        commands.run_edit,
+        "Edit a video by its first frame: the rest follows its motion.",
+        VIDEO_OUTPUT,
+    )
+    edit.add_argument("--video", required=True, help="the video, whose audio is kept")
+    edit.add_argument("--edited-frame", default=None, help="its first frame, edited")
+    edit.add_argument("--prompt", default=None, help="what --editor shall make of the first frame")
+    edit.add_argument("--editor", default=None, help="folder or Hub id of a diffusers image pipeline")
+    edit.add_argument("--controlnet", default=None, help="folder or Hub id of a ControlNet for it")
+    edit.add_argument("--detector", default=None, help="the ControlNet's: canny, lineart, or one of controlnet-aux")
+    edit.add_argument("--strength", type=float, default=None, help="of the edit, where the editor has one")
+    edit.add_argument("--guidance-scale", type=float, default=None, help="of the prompt, where the editor has one")
+    edit.add_argument("--num-inference-steps", type=int, default=None, help="denoising steps of the editor")
+    add_transfer_options(edit)
+    add_control_options(edit)
+
+
+def add_manipulate(subparsers: Subparsers) -> None:
+    r"""A photo along single directions."""
     manipulate = add_model_command(
-        "manipulate", run_manipulate, "Move a photo along single motion directions.", "image, or video of the walk"
+        subparsers,
+        "manipulate",
+        commands.run_manipulate,
+        "Move a photo along single motion directions.",
+        "image, or video of the walk",
     )
     manipulate.add_argument("--image", required=True, help="the photo")
     manipulate.add_argument(
@@ -111,111 +235,47 @@ def build_parser() -> argparse.ArgumentParser:
         default=32,
         help="frames of the walk, where a video is written (default: %(default)s)",
     )
-    manipulate.add_argument("--fps", type=float, default=25.0, help="frames per second (default: %(default)s)")
+    add_frame_rate(manipulate)
 
-    convert = add_command("convert", run_convert, "Convert a checkpoint that LIA's authors released.")
+
+def add_assemble(subparsers: Subparsers) -> None:
+    r"""A model of several."""
+    assemble = add_command(
+        subparsers, "assemble", commands.run_assemble, "Put networks that were trained one by one together."
+    )
+    assemble.add_argument("--model", required=True, help="output of train_lmdm.py: folder or Hub id")
+    assemble.add_argument(
+        "--add",
+        required=True,
+        nargs="+",
+        help="outputs of train_motion_prior.py, train_first_frame.py and train_lmdm.py --condition start_end",
+    )
+    assemble.add_argument("--output", required=True, type=Path, help="folder to write; must be new or empty")
+
+
+def add_convert(subparsers: Subparsers) -> None:
+    r"""A released checkpoint."""
+    convert = add_command(
+        subparsers, "convert", commands.run_convert, "Convert a checkpoint that LIA's authors released."
+    )
     convert.add_argument("checkpoint", help="vox.pt, taichi.pt or ted.pt")
     convert.add_argument("output_dir", type=Path, help="folder to write; must be new or empty")
     convert.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="number format of the weights (default: %(default)s)"
+        "--dtype",
+        choices=commands.DTYPES,
+        default="float32",
+        help="number format of the weights (default: %(default)s)",
     )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    r"""The parser of all commands."""
+    parser = OneLineParser(prog="leo-diffusers", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(dest="command", required=True, parser_class=OneLineParser)
+    for add in (add_generate, add_animate, add_edit, add_stream, add_manipulate, add_assemble, add_convert):
+        add(subparsers)
     return parser
-
-
-def load_pipeline(pipeline_class: type, arguments: argparse.Namespace) -> LIAPipeline | LEOPipeline:
-    r"""The model of `--model`, on `--device` in `--dtype`."""
-    torch.manual_seed(arguments.seed)
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    usable = {"cpu"} if accelerator is None else {"cpu", accelerator.type}
-    try:
-        device = torch.device(arguments.device or accelerator or "cpu")
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in usable:
-        raise ValueError(f"--device {arguments.device} is not there: this machine has {' and '.join(sorted(usable))}.")
-    return pipeline_class.from_pretrained(arguments.model, dtype=DTYPES[arguments.dtype]).to(device)
-
-
-def run_animate(arguments: argparse.Namespace) -> None:
-    r"""`leo-diffusers animate`: in constant memory, at the driving video's frame rate and with its audio."""
-    image = video_io.read_image(arguments.image)
-    driving = video_io.VideoReader(arguments.driving_video)
-    writer = video_io.VideoWriter(arguments.output, driving.frames_per_second, audio_from=arguments.driving_video)
-    pipeline = load_pipeline(LIAPipeline, arguments)
-    chunks = pipeline.stream(image, arguments.driving_video, arguments.motion_mode, arguments.reference_frame)
-    with writer, tqdm(total=len(driving), unit="frame") as progress_bar:
-        for frames in chunks:
-            writer.write(frames)
-            progress_bar.update(len(frames))
-
-
-def run_generate(arguments: argparse.Namespace) -> None:
-    r"""`leo-diffusers generate`: one video, or several numbered ones."""
-    if arguments.num_videos < 1:
-        raise ValueError(f"--num-videos must be at least 1, got {arguments.num_videos}.")
-    image = video_io.read_image(arguments.image)
-    outputs = [arguments.output]
-    if arguments.num_videos > 1:
-        stem, suffix = arguments.output.stem, arguments.output.suffix
-        outputs = [arguments.output.with_name(f"{stem}-{i}{suffix}") for i in range(arguments.num_videos)]
-    writers = [video_io.VideoWriter(output, arguments.fps) for output in outputs]
-    pipeline = load_pipeline(LEOPipeline, arguments)
-    # One generator a video: video 3 of 4 is the same as with --seed + 3 alone.
-    generators = [torch.Generator().manual_seed(arguments.seed + i) for i in range(arguments.num_videos)]
-    for writer, generator in zip(writers, generators):
-        output = pipeline(
-            image,
-            num_frames=arguments.num_frames,
-            num_inference_steps=arguments.num_inference_steps,
-            generator=generator,
-            output_type="pt",
-        )
-        with writer:
-            writer.write(output.frames[0] * 2 - 1)
-
-
-def run_manipulate(arguments: argparse.Namespace) -> None:
-    r"""`leo-diffusers manipulate`: an image, or a video of the walk to it."""
-    is_image = arguments.output.suffix.lower() in video_io.IMAGE_SUFFIXES
-    image = video_io.read_image(arguments.image)
-    writer = None if is_image else video_io.VideoWriter(arguments.output, arguments.fps)
-    pipeline = load_pipeline(LIAPipeline, arguments)
-    num_frames = 1 if is_image else arguments.num_frames
-    output = pipeline.manipulate(image, dict(arguments.direction), num_frames=num_frames, output_type="pt")
-    frames = output.frames[0] * 2 - 1
-    if is_image:
-        video_io.write_image(arguments.output, frames[0])
-        return
-    with writer:
-        writer.write(frames)
-
-
-def run_convert(arguments: argparse.Namespace) -> None:
-    r"""`leo-diffusers convert`: a released checkpoint to a folder that LIAPipeline loads."""
-    output_dir = arguments.output_dir
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is not an empty folder: choose another name.")
-    animator = load_lia_checkpoint(arguments.checkpoint)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".convert-") as folder:
-        # The folder appears under its name only when it is complete.
-        complete = Path(folder) / "pipeline"
-        for name, module in animator.named_children():
-            if name not in animator._keep_in_fp32_modules:
-                module.to(DTYPES[arguments.dtype])
-        LIAPipeline(animator).save_pretrained(str(complete))
-        write_model_card(
-            complete,
-            title=f"LIA animator, {animator.config.frame_size} pixels",
-            description=CONVERTED_DESCRIPTION.format(frame_size=animator.config.frame_size),
-            usage=ANIMATE_USAGE.format(name=output_dir.name),
-            license="cc-by-nc-4.0",
-            tags=["image-animation"],
-        )
-        if output_dir.exists():
-            output_dir.rmdir()
-        shutil.move(complete, output_dir)
-    print(f"Wrote {output_dir}: LIAPipeline at {animator.config.frame_size} pixels.")
 
 
 def main(arguments: list[str] | None = None) -> int:

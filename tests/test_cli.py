@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from leo_diffusers import LEOPipeline, LIAPipeline, __version__, cli
+from leo_diffusers import LEOPipeline, LIAPipeline, MotionControl, __version__, cli, commands
 from leo_diffusers.cli import main
 from leo_diffusers.video_io import VideoReader, read_image, read_video, to_uint8
 
@@ -77,6 +77,12 @@ def test_animate(tmp_path, run, photo, driving_video, lia_folder):
         ({"reference_frame": "4"}, {"reference_frame": 4}),
         ({"reference_frame": "auto"}, {"reference_frame": "auto"}),
         ({"dtype": "bfloat16", "device": "cpu"}, {}),
+        ({"motion_scale": 0.5}, {"motion_control": MotionControl(scale=0.5)}),
+        ({"smoothing": 1.5}, {"motion_control": MotionControl(smoothing=1.5)}),
+        (
+            {"direction_scale": ["0=0", "3=2"], "direction_value": ["1=0.5", "2=-1"]},
+            {"motion_control": MotionControl(scale={0: 0.0, 3: 2.0}, values={1: 0.5, 2: -1.0})},
+        ),
     ],
 )
 def test_animate_options(tmp_path, run, photo, driving_video, lia_folder, options, arguments):
@@ -87,6 +93,13 @@ def test_animate_options(tmp_path, run, photo, driving_video, lia_folder, option
     assert written.shape == expected.shape
     error = ((written + 1) / 2 - expected).abs()
     assert error.mean() < (0.02 if "dtype" in options else 0.003)
+
+
+def test_direction_scale_stands_in_for_motion_scale():
+    words = "animate --model m --image i --driving-video v --output o --motion-scale 1.5 --direction-scale 2=0".split()
+    control = commands.motion_control_of(cli.build_parser().parse_args(words), 4)
+    assert control == MotionControl(scale={0: 1.5, 1: 1.5, 2: 0.0, 3: 1.5})
+    assert commands.motion_control_of(cli.build_parser().parse_args(words[:-4]), 4) is None
 
 
 def test_generate(tmp_path, run, photo, leo_folder):
@@ -239,12 +252,20 @@ def assert_refused(code: int | None, capsys, folder: Path, before: list[Path], m
         ("animate", {"reference_frame": "first"}, "'first' is neither \"auto\" nor the number of a frame"),
         ("animate", {"reference_frame": "-1"}, "`reference_frame` must be the index"),
         ("animate", {"reference_frame": "99"}, "`reference_frame` is 99, but the driving video has 7 frames"),
-        ("manipulate", {"direction": "6"}, "'6' is not of the form INDEX=AMOUNT"),
-        ("manipulate", {"direction": "six=1"}, "'six=1' is not of the form INDEX=AMOUNT"),
-        ("manipulate", {"direction": "1=much"}, "'1=much' is not of the form INDEX=AMOUNT"),
+        ("animate", {"motion_scale": "much"}, "argument --motion-scale: invalid float value: 'much'"),
+        ("animate", {"motion_scale": "nan"}, "`scale` must hold finite numbers, got nan"),
+        ("animate", {"direction_scale": "3"}, "'3' is not of the form INDEX=NUMBER"),
+        ("animate", {"direction_scale": "8=0"}, "`scale` must be indices from 0 to 7"),
+        ("animate", {"direction_value": "8=0"}, "`values` must be indices from 0 to 7"),
+        ("animate", {"direction_value": "3=inf"}, "`values` holds NaN or infinite values for 3"),
+        ("animate", {"smoothing": -1}, "`smoothing` must be from 0 (off) to 100 frames, got -1.0"),
+        ("animate", {"smoothing": "nan"}, "`smoothing` must hold finite numbers, got nan"),
+        ("manipulate", {"direction": "6"}, "'6' is not of the form INDEX=NUMBER"),
+        ("manipulate", {"direction": "six=1"}, "'six=1' is not of the form INDEX=NUMBER"),
+        ("manipulate", {"direction": "1=much"}, "'1=much' is not of the form INDEX=NUMBER"),
         ("manipulate", {"direction": "8=1"}, "`directions` must be indices from 0 to 7"),
         ("manipulate", {"direction": "-1=1"}, "`directions` must be indices from 0 to 7"),
-        ("manipulate", {"direction": "1=nan"}, "`directions` holds NaN"),
+        ("manipulate", {"direction": "1=nan"}, "`directions` must hold finite numbers, got nan"),
         ("manipulate", {"direction": None}, "--direction"),
         ("manipulate", {"num_frames": 0}, "`num_frames` must be at least 1, got 0"),
         ("generate", {"num_frames": 1}, "`num_frames` must be at least 2, got 1"),

@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 
 from .. import video_io
 from ..models.lia import LIAModel, LIASource
+from .motion_control import MotionControl
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -62,6 +63,14 @@ class AnimatorPipeline(DiffusionPipeline):
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
 
+    def check_motion_control(self, motion_control: MotionControl | None) -> None:
+        r"""Refuses what is no [`MotionControl`], or one of directions that the animator does not have."""
+        if motion_control is None:
+            return
+        if not isinstance(motion_control, MotionControl):
+            raise TypeError(f"`motion_control` must be a MotionControl, got {type(motion_control).__name__}.")
+        motion_control.check(self.animator.config.motion_dim)
+
     def chunk_size(self, decode_chunk_size: int | None) -> int:
         r"""The number of frames that go through the animator at a time; None picks one for device and frame size."""
         if decode_chunk_size is None:
@@ -90,6 +99,53 @@ class AnimatorPipeline(DiffusionPipeline):
         for codes in motion_codes:
             for chunk in codes.split(chunk_size):
                 yield self.animator.decode(source, chunk).sample.float()
+
+    @torch.no_grad()
+    def stream_frames(
+        self,
+        source: LIASource,
+        motion_codes: Iterable[torch.Tensor],
+        decode_chunk_size: int | None = None,
+        output_type: str = "pil",
+    ) -> Iterator[PIL.Image.Image | np.ndarray | torch.Tensor]:
+        r"""
+        Renders a source with a stream of motion codes frame by frame, in constant memory. The end of a pipeline's run:
+        offloaded models are put away when the stream ends, fails or is closed.
+
+        Args:
+            source ([`LIASource`]): One source frame.
+            motion_codes (iterable of `torch.Tensor` of shape `(n, M)`): Codes in order, any number at a time.
+            decode_chunk_size (`int`, *optional*): Frames that are rendered at a time.
+            output_type (`str`): "pil", "np", "pt", or "latent" to render nothing.
+
+        Yields:
+            `PIL.Image.Image`, `np.ndarray` of shape `(H, W, 3)` in [0, 1], `torch.Tensor` of shape `(3, H, W)` in
+            [0, 1], or for "latent" the motion code, a `torch.Tensor` of shape `(M,)`: One frame, float32, on the CPU.
+        """
+        try:
+            if output_type == "latent":
+                for codes in motion_codes:
+                    yield from codes.float().cpu()
+                return
+            for chunk in self.animate(source, motion_codes, decode_chunk_size):
+                yield from self.postprocess(chunk[None].cpu(), output_type)[0]
+        finally:
+            self.maybe_free_model_hooks()
+
+    def animate_batch(
+        self, source: LIASource, motion_codes: torch.Tensor, num_videos_per_image: int, decode_chunk_size: int | None
+    ) -> torch.Tensor:
+        r"""Renders motion codes (B, F, M) to frames (B, F, 3, H, W) on the CPU, about [-1, 1]."""
+        clips = []
+        for index, codes in enumerate(motion_codes):
+            row = index // num_videos_per_image
+            row_source = LIASource(
+                latent=source.latent[row : row + 1],
+                features=tuple(features[row : row + 1] for features in source.features),
+                motion_code=source.motion_code[row : row + 1],
+            )
+            clips.append(torch.cat([chunk.cpu() for chunk in self.animate(row_source, [codes], decode_chunk_size)]))
+        return torch.stack(clips)
 
     def postprocess(self, frames: torch.Tensor, output_type: str) -> list | np.ndarray | torch.Tensor:
         r"""(B, F, 3, H, W) in [-1, 1] -> what `output_type` names, by fixed numbers, never stretched."""

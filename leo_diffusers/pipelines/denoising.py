@@ -1,14 +1,13 @@
-"""The reverse process of the motion diffusion: noise -> standardised motion codes."""
+"""The reverse process of diffusion: noise -> standardised motion codes, or a first frame."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
+from diffusers import ModelMixin
 from diffusers.schedulers import SchedulerMixin
 from diffusers.utils import logging
 from tqdm import tqdm
-
-from ..models.motion_unet_1d import MotionUNet1DModel
 
 
 logger = logging.get_logger(__name__)
@@ -24,48 +23,117 @@ def without_clipping(scheduler: SchedulerMixin) -> SchedulerMixin:
 
 
 @torch.no_grad()
-def denoise(
-    motion_unet: MotionUNet1DModel,
+def denoising_steps(
+    model: ModelMixin,
     scheduler: SchedulerMixin,
     noise: torch.Tensor,
-    conditions: dict[str, torch.Tensor],
+    conditions: dict[str, torch.Tensor | None],
+    num_inference_steps: int,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    r"""
+    Denoises step by step (LEO Sec. 3.2): p(a_0 | a_T), p(m_0 | m_T, alpha_1) with Linear Motion Condition (Eq. 4), or
+    of a first frame p(x_1 | alpha_1). Between two steps the scheduler must not be used for anything else.
+
+    Args:
+        model ([`ModelMixin`]): Predicts what `scheduler` was trained on.
+        scheduler ([`SchedulerMixin`]): Any diffusers scheduler that suits the samples.
+        noise (`torch.Tensor` of shape `(B, ...)`): Of unit variance; scaled here as the scheduler wants it.
+        conditions (`dict[str, torch.Tensor]`): Further arguments of `model`, by name.
+        num_inference_steps (`int`): Denoising steps.
+        generator (`torch.Generator` or a list, *optional*): For schedulers that add noise.
+
+    Yields:
+        `tuple`: After every step its index, its timestep and the latents `(B, ...)`; latents that are sent back go on.
+    """
+    scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)  # known only after the timesteps are
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    step_kwargs = {"generator": generator} if takes_generator else {}
+    for index, timestep in enumerate(scheduler.timesteps):
+        model_input = scheduler.scale_model_input(latents, timestep).to(model.dtype)
+        prediction = model(model_input, timestep, **conditions).sample.float()
+        latents = scheduler.step(prediction, timestep, latents, **step_kwargs).prev_sample
+        replaced = yield index, timestep, latents
+        latents = latents if replaced is None else replaced
+
+
+def denoise(
+    model: ModelMixin,
+    scheduler: SchedulerMixin,
+    noise: torch.Tensor,
+    conditions: dict[str, torch.Tensor | None],
     num_inference_steps: int,
     generator: torch.Generator | list[torch.Generator] | None = None,
     on_step: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None] | None = None,
     progress_bar: tqdm | None = None,
 ) -> torch.Tensor:
     r"""
-    Draws motion (LEO Sec. 3.2): p(a_0 | a_T), or p(m_0 | m_T, alpha_1) with Linear Motion Condition (Eq. 4).
+    Runs [`denoising_steps`] to the end; the arguments not named here are its own.
 
     Args:
-        motion_unet ([`MotionUNet1DModel`]): Predicts what `scheduler` was trained on.
-        scheduler ([`SchedulerMixin`]): Any diffusers scheduler for unbounded samples.
-        noise (`torch.Tensor` of shape `(B, M, L')`): Of unit variance; scaled here as the scheduler wants it.
-        conditions (`dict[str, torch.Tensor]`): Clean codes that `motion_unet` takes, by argument, each `(B, M)`.
-        num_inference_steps (`int`): Denoising steps.
-        generator (`torch.Generator` or a list, *optional*): For schedulers that add noise.
         on_step (`Callable`, *optional*): Called after each step as `(index, timestep, latents)`; what it returns goes
             on, None ends the process.
         progress_bar (`tqdm`, *optional*): Updated once per denoising step.
 
     Returns:
-        `torch.Tensor` of shape `(B, M, L')`: Standardised codes or residuals.
+        `torch.Tensor` of shape `(B, ...)`: Standardised codes or residuals, or frames in [-1, 1].
     """
-    scheduler.set_timesteps(num_inference_steps, device=noise.device)
-    latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)  # known only after the timesteps are
-    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    step_kwargs = {"generator": generator} if takes_generator else {}
-    num_timesteps = len(scheduler.timesteps)
-    for index, timestep in enumerate(scheduler.timesteps):
-        model_input = scheduler.scale_model_input(latents, timestep).to(motion_unet.dtype)
-        prediction = motion_unet(model_input, timestep, **conditions).sample.float()
-        latents = scheduler.step(prediction, timestep, latents, **step_kwargs).prev_sample
+    steps = denoising_steps(model, scheduler, noise, conditions, num_inference_steps, generator)
+    latents = replaced = None
+    while True:
+        try:
+            index, timestep, latents = steps.send(replaced)
+        except StopIteration:
+            return latents
         if progress_bar is not None:
             # Schedulers of higher order visit a step several times.
-            progress_bar.update((index + 1) * num_inference_steps // num_timesteps - progress_bar.n)
+            progress_bar.update((index + 1) * num_inference_steps // len(scheduler.timesteps) - progress_bar.n)
         if on_step is not None:
             replaced = on_step(index, timestep, latents)
             if replaced is None:
-                break
+                return latents
             latents = replaced
-    return latents
+            latents = replaced
+
+
+class PendingMotion:
+    r"""
+    Motion codes in the making, denoised a few steps at a time between other work.
+
+    Args:
+        steps (iterator): From [`denoising_steps`], with a scheduler of its own.
+        num_steps (`int`): How many there will be, at least about.
+        finish (`Callable`): Turns the last latents into what [`~PendingMotion.result`] returns.
+    """
+
+    def __init__(
+        self,
+        steps: Iterator[tuple[int, torch.Tensor, torch.Tensor]],
+        num_steps: int,
+        finish: Callable[[torch.Tensor], torch.Tensor],
+    ):
+        self._steps = steps
+        self._num_steps = num_steps
+        self._finish = finish
+        self._latents: torch.Tensor | None = None
+        self._num_done = 0
+
+    def advance(self, share: float) -> None:
+        r"""Denoises until this share of all steps is done, from 0 to 1."""
+        while self._num_done < share * self._num_steps and self._step():
+            pass
+
+    def result(self) -> torch.Tensor:
+        r"""Denoises to the end."""
+        while self._step():
+            pass
+        return self._finish(self._latents)
+
+    def _step(self) -> bool:
+        done = next(self._steps, None)
+        if done is None:
+            return False
+        self._num_done += 1
+        self._latents = done[2]
+        return True

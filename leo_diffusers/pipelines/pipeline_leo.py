@@ -1,23 +1,16 @@
-"""LEOPipeline: a still image becomes a video by motion codes that a diffusion model draws."""
+"""LEOPipeline: video from one image, or from nothing, by motion codes that a diffusion model draws."""
 
 from collections.abc import Callable
 
-import numpy as np
-import PIL.Image
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.schedulers import SchedulerMixin
 from diffusers.utils import replace_example_docstring
-from diffusers.utils.torch_utils import randn_tensor
 
-from ..models.lia import LIAModel, LIASource
-from ..models.motion_unet_1d import MotionUNet1DModel
-from .animator_pipeline import AnimatorPipeline
-from .motion_diffusion import denoise, without_clipping
+from .denoising import denoise
+from .motion_control import MotionControl
+from .motion_pipeline import FirstFrameSource, Generators, Image, MotionPipeline
 from .pipeline_output import LEOPipelineOutput
 
-
-Image = PIL.Image.Image | np.ndarray | torch.Tensor
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -33,39 +26,27 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-class LEOPipeline(AnimatorPipeline):
+class LEOPipeline(MotionPipeline):
     r"""
-    Video from one image: the image gives appearance, a Latent Motion Diffusion Model gives motion (LEO Fig. 2).
+    Video from one image, or from nothing: a first frame gives appearance, a Latent Motion Diffusion Model gives motion
+    (LEO Fig. 2). The components are those of [`MotionPipeline`].
 
-    Args:
-        animator ([`LIAModel`]): The image animator, encoder of the image and decoder of motion codes.
-        motion_unet ([`MotionUNet1DModel`]): Denoises motion codes, with Linear Motion Condition (`condition="start"`).
-        scheduler ([`SchedulerMixin`]): Any diffusers scheduler for unbounded samples. Where it would clip predicted
-            samples, clipping is turned off: motion codes are not confined to [-1, 1].
+    | task | needs, beside `animator`, `motion_unet` and `scheduler` |
+    | --- | --- |
+    | image to video | nothing |
+    | video from nothing | `motion_prior`, `first_frame_unet`, `first_frame_scheduler` |
+    | video from a prompt | `first_frame_source` in the call |
+    | given codes on other frames | nothing |
 
-    Raises:
-        ValueError: Where the networks were not trained together, or `motion_unet` has another condition.
+    A `motion_unet` with `condition="start"`, Linear Motion Condition, serves all of them. One with `condition="none"`,
+    the paper's ablation, makes video from nothing only, and without a `motion_prior`.
     """
 
-    model_cpu_offload_seq = "motion_unet->animator"
     _callback_tensor_inputs = ["latents"]
+    conditions = ("start", "none")
 
-    def __init__(self, animator: LIAModel, motion_unet: MotionUNet1DModel, scheduler: SchedulerMixin):
-        super().__init__()
-        if animator.config.motion_dim != motion_unet.config.motion_dim:
-            raise ValueError(
-                f"`animator` has motion codes of {animator.config.motion_dim} numbers, `motion_unet` of "
-                f"{motion_unet.config.motion_dim}: they were not trained together."
-            )
-        if motion_unet.config.condition != "start":
-            raise ValueError(
-                f'`motion_unet` must have `condition="start"`, Linear Motion Condition, got '
-                f"{motion_unet.config.condition!r}: from an image only residuals of its own motion code continue."
-            )
-        scheduler = without_clipping(scheduler)
-        self.register_modules(animator=animator, motion_unet=motion_unet, scheduler=scheduler)
-        self._num_timesteps = 0
-        self._interrupt = False
+    _num_timesteps = 0
+    _interrupt = False
 
     @property
     def num_timesteps(self) -> int:
@@ -79,7 +60,6 @@ class LEOPipeline(AnimatorPipeline):
 
     def check_inputs(
         self,
-        image: Image | list[Image] | None,
         num_frames: int | None,
         num_inference_steps: int,
         num_videos_per_prompt: int,
@@ -87,61 +67,55 @@ class LEOPipeline(AnimatorPipeline):
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
     ) -> None:
-        r"""Refuses what cannot be carried out before anything is computed; `num_frames` is None for given codes."""
-        if image is None or (isinstance(image, (list, tuple)) and not image):
-            raise ValueError("`image` is missing: this pipeline generates a video from a start image.")
+        r"""Refuses numbers and names that mean nothing; `num_frames` is None for given codes."""
+        counts = {} if num_frames is None else {"num_frames": num_frames}
+        self.check_counts(
+            num_inference_steps=num_inference_steps, num_videos_per_prompt=num_videos_per_prompt, **counts
+        )
         sequence_length = self.motion_unet.config.sequence_length
-        counts = {"num_inference_steps": num_inference_steps, "num_videos_per_prompt": num_videos_per_prompt}
-        if num_frames is not None:
-            counts["num_frames"] = num_frames
-        for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"`{name}` must be an integer, got {value!r}.")
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
-        if num_frames is not None and num_frames < 2:
-            raise ValueError(f"`num_frames` must be at least 2, got {num_frames}: one frame holds no motion.")
         if num_frames is not None and num_frames > sequence_length:
             raise ValueError(
                 f"`num_frames` must be at most {sequence_length}, the sequence length that `motion_unet` was trained "
-                f"on, got {num_frames}."
+                f"on, got {num_frames}: LEOInfinitePipeline makes longer videos."
             )
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
                 f"`callback_on_step_end_tensor_inputs` can name {self._callback_tensor_inputs}, got {sorted(unknown)}."
             )
-        if not hasattr(self.scheduler, "scale_model_input"):
-            raise ValueError(
-                f"`scheduler` is a {type(self.scheduler).__name__}, which needs a model trained for flow matching: "
-                "use one of the DDPM family, such as DDIMScheduler."
-            )
+        self.check_scheduler()
         self.chunk_size(decode_chunk_size)
         self.check_output_type(output_type)
 
-    def encode_source(self, image: Image | list[Image]) -> LIASource:
-        r"""One image or a list of them, to one [`LIASource`] of as many rows."""
-        is_batch = isinstance(image, (list, tuple)) or (getattr(image, "ndim", 0) == 4)
-        return self.animator.encode_source(
-            torch.cat([self.preprocess(one) for one in (image if is_batch else [image])])
-        )
-
-    def prepare_start_codes(
-        self, source: LIASource, start_motion_code: torch.Tensor | None, num_videos_per_image: int
-    ) -> torch.Tensor:
-        r"""The pose alpha_1 of every video: the given one, else the image's own, (B, M)."""
-        batch_size = source.latent.shape[0] * num_videos_per_image
-        if start_motion_code is None:
-            return source.motion_code.float().repeat_interleave(num_videos_per_image, dim=0)
-        start_motion_code = self.check_motion_codes("start_motion_code", start_motion_code)
-        if start_motion_code.ndim > 2 or (
-            start_motion_code.ndim == 2 and len(start_motion_code) not in (1, batch_size)
-        ):
+    def check_motion(
+        self, has_frame: bool, has_codes: bool, motion_mode: str, motion_control: MotionControl | None
+    ) -> None:
+        r"""Refuses motion that cannot be made of what is given."""
+        if motion_mode not in ("absolute", "relative"):
+            raise ValueError(f'`motion_mode` must be "absolute" or "relative", got {motion_mode!r}.')
+        if motion_mode == "relative" and not has_codes:
+            raise ValueError('`motion_mode="relative"` needs `motion_codes`, whose motion is to be transferred.')
+        if has_frame and not has_codes and self.motion_unet.config.condition != "start":
             raise ValueError(
-                f"`start_motion_code` must have the shape (M,) or ({batch_size}, M), one row per video, got "
-                f"{tuple(start_motion_code.shape)}."
+                'Motion that goes on from a given frame needs a `motion_unet` with `condition="start"`, this one has '
+                f"{self.motion_unet.config.condition!r}: leave the frame out, or give `motion_codes`."
             )
-        return start_motion_code.expand(batch_size, -1)
+        self.check_motion_control(motion_control)
+
+    def prepare_first_poses(
+        self,
+        motion_codes: torch.Tensor | None,
+        start_motion_code: torch.Tensor | None,
+        batch_size: int,
+        num_inference_steps: int,
+        generator: Generators,
+    ) -> torch.Tensor:
+        r"""The pose of every frame that is to be drawn: as given, or drawn by the motion prior, (B, M)."""
+        if motion_codes is not None:
+            return motion_codes[:, 0]
+        if start_motion_code is not None:
+            return self.prepare_start_codes(start_motion_code, batch_size)
+        return self.draw_start_codes(batch_size, num_inference_steps, generator)
 
     def prepare_motion_codes(self, motion_codes: torch.Tensor, batch_size: int) -> torch.Tensor:
         r"""The codes to re-render for every video, (B, F, M)."""
@@ -154,52 +128,32 @@ class LEOPipeline(AnimatorPipeline):
             )
         return motion_codes.expand(batch_size, -1, -1)
 
-    def animate_batch(
-        self, source: LIASource, motion_codes: torch.Tensor, num_videos_per_image: int, decode_chunk_size: int | None
-    ) -> torch.Tensor:
-        r"""Renders motion codes (B, F, M) to frames (B, F, 3, H, W) on the CPU, about [-1, 1]."""
-        clips = []
-        for index, codes in enumerate(motion_codes):
-            row = index // num_videos_per_image
-            row_source = LIASource(
-                latent=source.latent[row : row + 1],
-                features=tuple(features[row : row + 1] for features in source.features),
-                motion_code=source.motion_code[row : row + 1],
-            )
-            clips.append(torch.cat([chunk.cpu() for chunk in self.animate(row_source, [codes], decode_chunk_size)]))
-        return torch.stack(clips)
-
-    def prepare_latents(
-        self,
-        batch_size: int,
-        generator: torch.Generator | list[torch.Generator] | None,
-        latents: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def prepare_latents(self, batch_size: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:
         r"""
-        Noise for the diffusion, or the given `latents`: (B, M, L - 1), float32, of unit variance.
+        Noise for the diffusion, or the given `latents`: (B, M, L'), float32, of unit variance, where L' is the number
+        of frames that `motion_unet` is not given.
         """
         config = self.motion_unet.config
         shape = (batch_size, config.motion_dim, self.motion_unet.num_sample_frames)
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(f"`generator` holds {len(generator)} generators for {batch_size} videos.")
+        self.check_generators(generator, batch_size)
         if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
-        elif tuple(latents.shape) != shape:
+            return self.draw_noise(shape, generator)
+        if tuple(latents.shape) != shape:
             raise ValueError(f"`latents` must have the shape {shape}, got {tuple(latents.shape)}.")
-        elif not torch.isfinite(latents).all():
+        if not torch.isfinite(latents).all():
             raise ValueError("`latents` holds NaN or infinite values: no motion can be drawn from them.")
         return latents.to(self._execution_device, torch.float32)
 
     def draw_motion(
         self,
         noise: torch.Tensor,
-        start_codes: torch.Tensor,
+        conditions: dict[str, torch.Tensor],
         num_inference_steps: int,
-        generator: torch.Generator | list[torch.Generator] | None,
+        generator: Generators,
         callback_on_step_end: Callable | None,
         callback_tensor_inputs: list[str],
     ) -> torch.Tensor:
-        r"""Noise (B, M, L - 1) and start codes (B, M) -> standardised residuals (B, M, L - 1), with the callbacks."""
+        r"""Noise (B, M, L') and start codes (B, M) -> standardised samples (B, M, L'), with the callbacks."""
         self._interrupt = False
 
         def on_step(index: int, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
@@ -210,8 +164,7 @@ class LEOPipeline(AnimatorPipeline):
             return None if self.interrupt else latents
 
         with self.progress_bar(total=num_inference_steps) as progress_bar:
-            conditions = {"start_motion_code": start_codes}  # LEO Eq. 4
-            residuals = denoise(
+            return denoise(
                 self.motion_unet,
                 self.scheduler,
                 noise,
@@ -221,7 +174,29 @@ class LEOPipeline(AnimatorPipeline):
                 on_step,
                 progress_bar,
             )
-        return residuals
+
+    def draw_codes(
+        self,
+        start_codes: torch.Tensor | None,
+        batch_size: int,
+        num_inference_steps: int,
+        generator: Generators,
+        latents: torch.Tensor | None,
+        callback_on_step_end: Callable | None,
+        callback_tensor_inputs: list[str],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        r"""
+        Draws motion: LEO Eq. 1 without a condition, Eq. 4 with start codes (B, M).
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: Motion codes (B, F, M), and the samples (B, M, L') they are made of.
+        """
+        conditions = {} if self.motion_unet.config.condition == "none" else {"start_motion_code": start_codes}
+        latents = self.prepare_latents(batch_size, generator, latents)
+        latents = self.draw_motion(
+            latents, conditions, num_inference_steps, generator, callback_on_step_end, callback_tensor_inputs
+        )
+        return self.motion_unet.unstandardize(latents, **conditions), latents  # LEO Eq. 3
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -233,76 +208,106 @@ class LEOPipeline(AnimatorPipeline):
         num_videos_per_prompt: int = 1,
         start_motion_code: torch.Tensor | None = None,
         motion_codes: torch.Tensor | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         latents: torch.Tensor | None = None,
         decode_chunk_size: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        prompt: str | list[str] | None = None,
+        first_frame_source: FirstFrameSource = None,
+        motion_mode: str = "absolute",
+        motion_control: MotionControl | None = None,
     ) -> LEOPipelineOutput | tuple:
         r"""
-        Generates videos that start from `image`.
+        Generates videos: from `image`, or without one from nothing (start code, then first frame, then motion), or
+        from the frames of `first_frame_source`.
 
         Args:
-            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them): Start frames x_1; cropped and
-                resized where needed.
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them, *optional*): Start frames x_1;
+                cropped and resized where needed.
             num_frames (`int`): Frames per video, from 2 to the `sequence_length` of `motion_unet`.
-            num_inference_steps (`int`): Denoising steps.
-            num_videos_per_prompt (`int`): Videos per image.
+            num_inference_steps (`int`): Denoising steps, of each network that draws.
+            num_videos_per_prompt (`int`): Videos per image or prompt, or from nothing. Without `image` each has a
+                first frame of its own.
             start_motion_code (`torch.Tensor` of shape `(M,)` or `(B, M)`, *optional*): The pose alpha_1 that the
-                motion starts from; by default the image's own.
+                motion starts from; by default the frame's own, or from nothing one that `motion_prior` draws.
             motion_codes (`torch.Tensor` of shape `(F, M)` or `(B, F, M)`, *optional*): Renders these codes, for
                 example of an earlier output, instead of generating new ones; `num_frames` is then theirs. One
                 sequence serves all images.
             generator (`torch.Generator` or a list, *optional*): Makes the result reproducible; one per video makes
                 each independent of the rest of its batch.
-            latents (`torch.Tensor` of shape `(B, M, L - 1)`, *optional*): The noise to start from.
+            latents (`torch.Tensor` of shape `(B, M, L - 1)`, *optional*): The noise that the motion starts from.
             decode_chunk_size (`int`, *optional*): Frames that go through the animator at a time.
             output_type (`str`): "pil", "np", "pt", or "latent" for the standardised residuals (B, M, L - 1) that the
                 denoising loop ends with, or the given `motion_codes`.
             return_dict (`bool`): Whether to return an output object instead of a tuple.
-            callback_on_step_end (`Callable`, *optional*): Called after each step as `(pipeline, step, timestep,
-                tensors)`, returns a dict of tensors to replace.
+            callback_on_step_end (`Callable`, *optional*): Called after each step of the motion's denoising as
+                `(pipeline, step, timestep, tensors)`, returns a dict of tensors to replace.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*): Names of the tensors that the callback sees.
+            prompt (`str` or `list[str]`, *optional*): Given to `first_frame_source`.
+            first_frame_source (`DiffusionPipeline` or `Callable`, *optional*): What draws first frames instead of
+                `first_frame_unet`: any diffusers text-to-image pipeline, or a function `(prompt, generator)` -> image,
+                of which it may take either.
+            motion_mode (`str`): How `motion_codes` are used: "absolute", or "relative": the motion since their first
+                code is added to the frame's own pose.
+            motion_control ([`MotionControl`], *optional*): Smooths, scales or replaces the motion, counted from the
+                frame's own code.
 
         Examples:
 
         Returns:
-            [`LEOPipelineOutput`] or `tuple`: The videos and their motion codes (B, F, M).
+            [`LEOPipelineOutput`] or `tuple`: The videos and the motion codes (B, F, M) that they were rendered from.
 
         Raises:
             TypeError: Where a number is not an integer.
-            ValueError: Where an argument cannot be carried out by the model, or does not fit the others.
+            ValueError: Where an argument cannot be carried out by the model, or does not fit the others; where a
+                component is missing, it is named.
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         tensor_inputs = callback_on_step_end_tensor_inputs or ["latents"]
         num_frames = num_frames if motion_codes is None else None
         self.check_inputs(
-            image,
-            num_frames,
-            num_inference_steps,
-            num_videos_per_prompt,
-            decode_chunk_size,
-            output_type,
-            tensor_inputs,
+            num_frames, num_inference_steps, num_videos_per_prompt, decode_chunk_size, output_type, tensor_inputs
         )
-        self.scheduler = without_clipping(self.scheduler)  # it may have been exchanged
-        source = self.encode_source(image)
-        batch_size = source.latent.shape[0] * num_videos_per_prompt
-        if motion_codes is None:
-            start_codes = self.prepare_start_codes(source, start_motion_code, num_videos_per_prompt)
-            latents = self.prepare_latents(batch_size, generator, latents)
-            latents = self.draw_motion(
-                latents, start_codes, num_inference_steps, generator, callback_on_step_end, tensor_inputs
-            )
-            motion_codes = self.motion_unet.unstandardize(latents, start_codes)[:, :num_frames]  # LEO Eq. 3
-        else:
+        is_given, is_from_nothing = motion_codes is not None, image is None and first_frame_source is None
+        is_conditional = self.motion_unet.config.condition == "start"
+        self.check_motion(not is_from_nothing, is_given, motion_mode, motion_control)
+        needs_prior = not is_given and start_motion_code is None and is_conditional
+        self.check_first_frame(image, prompt, first_frame_source, needs_prior)
+        drawing = (num_inference_steps, generator)
+        callback = (callback_on_step_end, tensor_inputs)
+
+        start_codes = None
+        if is_from_nothing:
+            self.check_generators(generator, num_videos_per_prompt)
+            if is_given:
+                motion_codes = self.prepare_motion_codes(motion_codes, num_videos_per_prompt)
+            elif not is_conditional:
+                motion_codes, latents = self.draw_codes(None, num_videos_per_prompt, *drawing, latents, *callback)
+            start_codes = self.prepare_first_poses(motion_codes, start_motion_code, num_videos_per_prompt, *drawing)
+        source, num_videos_per_frame = self.prepare_first_frames(
+            image, prompt, first_frame_source, start_codes, num_videos_per_prompt, *drawing
+        )
+        batch_size = source.latent.shape[0] * num_videos_per_frame
+        own_codes = source.motion_code.float().repeat_interleave(num_videos_per_frame, dim=0)
+        if is_given:
             motion_codes = latents = self.prepare_motion_codes(motion_codes, batch_size)
+            if motion_mode == "relative":
+                motion_codes = latents = own_codes[:, None] + motion_codes - motion_codes[:, :1]  # LIA Eq. 12
+        elif motion_codes is None:
+            if start_codes is None:
+                is_own = start_motion_code is None
+                start_codes = own_codes if is_own else self.prepare_start_codes(start_motion_code, batch_size)
+            motion_codes, latents = self.draw_codes(start_codes, batch_size, *drawing, latents, *callback)
+        motion_codes = motion_codes[:, :num_frames]
+        if motion_control is not None:
+            motion_codes = motion_control.apply_batch(motion_codes, own_codes)
         frames = latents
         if output_type != "latent":
-            frames = self.animate_batch(source, motion_codes, num_videos_per_prompt, decode_chunk_size)
+            frames = self.animate_batch(source, motion_codes, num_videos_per_frame, decode_chunk_size)
             frames = self.postprocess(frames, output_type)
         self.maybe_free_model_hooks()
         return LEOPipelineOutput(frames, motion_codes) if return_dict else (frames, motion_codes)

@@ -11,6 +11,7 @@ from diffusers.utils import replace_example_docstring
 from .. import video_io
 from ..models.lia import LIAModel, LIASource
 from .animator_pipeline import AnimatorPipeline
+from .motion_control import MotionControl, check_direction, check_number
 from .pipeline_output import LEOPipelineOutput
 
 
@@ -56,7 +57,9 @@ class LIAPipeline(AnimatorPipeline):
         super().__init__()
         self.register_modules(animator=animator)
 
-    def check_inputs(self, motion_mode: str, reference_frame: int | str, output_type: str) -> None:
+    def check_inputs(
+        self, motion_mode: str, reference_frame: int | str, motion_control: MotionControl | None, output_type: str
+    ) -> None:
         r"""Refuses what cannot be carried out before anything is read."""
         if motion_mode not in ("relative", "absolute"):
             raise ValueError(f'`motion_mode` must be "relative" or "absolute", got {motion_mode!r}.')
@@ -65,6 +68,7 @@ class LIAPipeline(AnimatorPipeline):
             raise ValueError(
                 f'`reference_frame` must be the index of a driving frame, from 0, or "auto", got {reference_frame!r}.'
             )
+        self.check_motion_control(motion_control)
         self.check_output_type(output_type)
 
     @torch.no_grad()
@@ -144,6 +148,20 @@ class LIAPipeline(AnimatorPipeline):
         nearest = (codes - source.motion_code).square().sum(dim=1).argmin()
         yield codes + (source.motion_code - codes[nearest])
 
+    def driven_motion(
+        self,
+        source: LIASource,
+        driving_video: DrivingVideo,
+        motion_mode: str,
+        reference_frame: int | str,
+        motion_control: MotionControl | None,
+        chunk_size: int | None,
+    ) -> Iterator[torch.Tensor]:
+        r"""The codes (n, M) to render, as the driving video is read."""
+        driving_codes = self.encode_driving(driving_video, chunk_size)
+        motion_codes = self.transfer_motion(source, driving_codes, motion_mode, reference_frame)
+        return motion_codes if motion_control is None else motion_control.apply(motion_codes, source.motion_code)
+
     @torch.no_grad()
     def stream(
         self,
@@ -151,22 +169,28 @@ class LIAPipeline(AnimatorPipeline):
         driving_video: DrivingVideo,
         motion_mode: str = "relative",
         reference_frame: int | str = 0,
+        motion_control: MotionControl | None = None,
         decode_chunk_size: int | None = None,
-    ) -> Iterator[torch.Tensor]:
+        output_type: str = "pil",
+    ) -> Iterator[PIL.Image.Image | np.ndarray | torch.Tensor]:
         r"""
-        Animates while the driving video is read: memory does not grow with its length.
+        Animates while the driving video is read, frame by frame: memory does not grow with its length.
 
         Args: as [`~LIAPipeline.__call__`].
 
         Yields:
-            `torch.Tensor` of shape `(n, 3, H, W)`: Frames, float32 in about [-1, 1].
+            `PIL.Image.Image`, `np.ndarray` of shape `(H, W, 3)` in [0, 1], `torch.Tensor` of shape `(3, H, W)` in
+            [0, 1], or for "latent" the motion code, a `torch.Tensor` of shape `(M,)`: One frame, float32, on the CPU.
+
+        Raises: as [`~LIAPipeline.__call__`], when the first frame is asked for; a video that turns out too short for
+            `reference_frame` or a curve of `motion_control`, when its end is reached.
         """
-        self.check_inputs(motion_mode, reference_frame, "pt")
+        self.check_inputs(motion_mode, reference_frame, motion_control, output_type)
         source = self.animator.encode_source(self.preprocess(image))
-        driving_codes = self.encode_driving(driving_video, decode_chunk_size)
-        motion_codes = self.transfer_motion(source, driving_codes, motion_mode, reference_frame)
-        yield from self.animate(source, motion_codes, decode_chunk_size)
-        self.maybe_free_model_hooks()
+        motion_codes = self.driven_motion(
+            source, driving_video, motion_mode, reference_frame, motion_control, decode_chunk_size
+        )
+        yield from self.stream_frames(source, motion_codes, decode_chunk_size, output_type)
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -176,6 +200,7 @@ class LIAPipeline(AnimatorPipeline):
         driving_video: DrivingVideo,
         motion_mode: str = "relative",
         reference_frame: int | str = 0,
+        motion_control: MotionControl | None = None,
         decode_chunk_size: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -190,6 +215,8 @@ class LIAPipeline(AnimatorPipeline):
             motion_mode (`str`): "relative" (the source keeps its pose and adds the driving motion) or "absolute".
             reference_frame (`int` or `str`): For relative motion, the driving frame that corresponds to the source's
                 pose; "auto" is the one whose motion code is nearest to the source's.
+            motion_control ([`MotionControl`], *optional*): Smooths, scales or replaces the motion, counted from the
+                source's own code.
             decode_chunk_size (`int`, *optional*): Frames that go through the animator at a time.
             output_type (`str`): "pil", "np", "pt", or "latent" for the motion codes alone.
             return_dict (`bool`): Whether to return an output object instead of a tuple.
@@ -197,17 +224,19 @@ class LIAPipeline(AnimatorPipeline):
         Examples:
 
         Returns:
-            [`LEOPipelineOutput`] or `tuple`: One clip and its motion codes.
+            [`LEOPipelineOutput`] or `tuple`: One clip and the motion codes it was rendered from.
 
         Raises:
             FileNotFoundError: Where there is no such driving video.
+            TypeError: Where `image` or `motion_control` is of another type.
             ValueError: Where an argument is none of those named here, or image or video cannot be read.
         """
-        self.check_inputs(motion_mode, reference_frame, output_type)
+        self.check_inputs(motion_mode, reference_frame, motion_control, output_type)
         source = self.animator.encode_source(self.preprocess(image))
-        driving_codes = self.encode_driving(driving_video, decode_chunk_size)
-        motion_codes = torch.cat(list(self.transfer_motion(source, driving_codes, motion_mode, reference_frame)))
-        return self.render(source, motion_codes, decode_chunk_size, output_type, return_dict)
+        motion_codes = self.driven_motion(
+            source, driving_video, motion_mode, reference_frame, motion_control, decode_chunk_size
+        )
+        return self.render(source, torch.cat(list(motion_codes)), decode_chunk_size, output_type, return_dict)
 
     @torch.no_grad()
     def manipulate(
@@ -232,6 +261,7 @@ class LIAPipeline(AnimatorPipeline):
             [`LEOPipelineOutput`] or `tuple`: One clip of `num_frames` frames and its motion codes.
 
         Raises:
+            TypeError: Where an amount is no number.
             ValueError: Where the model has no such direction, or an amount is not finite.
         """
         self.check_output_type(output_type)
@@ -240,16 +270,13 @@ class LIAPipeline(AnimatorPipeline):
         motion_dim = self.animator.config.motion_dim
         step = torch.zeros(motion_dim)
         for direction, amount in directions.items():
-            if isinstance(direction, bool) or not isinstance(direction, int) or not 0 <= direction < motion_dim:
-                raise ValueError(
-                    f"`directions` must be indices from 0 to {motion_dim - 1}, the model's motion directions, got "
-                    f"{direction!r}."
-                )
+            check_direction("directions", direction, motion_dim)
+            check_number("directions", amount)
             step[direction] = amount
-        step = self.check_motion_codes("directions", step)
         source = self.animator.encode_source(self.preprocess(image))
-        progress = torch.arange(1, num_frames + 1, device=step.device)[:, None] / num_frames  # (F, 1)
-        return self.render(source, source.motion_code + progress * step, None, output_type, return_dict)
+        progress = torch.arange(1, num_frames + 1)[:, None] / num_frames  # (F, 1)
+        motion_codes = source.motion_code + (progress * step).to(source.motion_code.device)
+        return self.render(source, motion_codes, None, output_type, return_dict)
 
     @torch.no_grad()
     def reference(

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from leo_diffusers import LEOPipelineOutput, LIAPipeline
+from leo_diffusers import LEOPipelineOutput, LIAPipeline, MotionControl
+from leo_diffusers.pipelines.animator_pipeline import OUTPUT_TYPES
 from leo_diffusers.pipelines.pipeline_lia import batches
 from leo_diffusers.video_io import VideoReader, to_frame
 
@@ -168,17 +169,52 @@ def test_chunks_do_not_change_the_result(lia_pipeline, photo, clip_frames, decod
     torch.testing.assert_close(output.frames, expected.frames, rtol=0, atol=1e-2)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"motion_mode": "absolute"}, {"reference_frame": "auto"}])
-def test_stream_equals_the_call(lia_pipeline, photo, clip_frames, arguments):
+# --- streams ---
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"motion_mode": "absolute"},
+        {"reference_frame": "auto"},
+        {"motion_control": MotionControl(scale={2: 0.5}, values={1: 0.3}, smoothing=0.7)},
+    ],
+)
+def test_a_stream_yields_the_frames_of_the_call(lia_pipeline, photo, clip_frames, arguments):
     expected = lia_pipeline(photo, clip_frames, output_type="pt", decode_chunk_size=3, **arguments).frames[0]
-    chunks = list(lia_pipeline.stream(photo, clip_frames, decode_chunk_size=3, **arguments))
-    assert [len(chunk) for chunk in chunks] == [3, 3, 1]
-    assert all(chunk.dtype == torch.float32 and not chunk.requires_grad for chunk in chunks)
-    frames = ((torch.cat(chunks) + 1) / 2).clamp(0, 1)
-    torch.testing.assert_close(frames, expected, rtol=0, atol=1e-4)
+    frames = list(lia_pipeline.stream(photo, clip_frames, decode_chunk_size=3, output_type="pt", **arguments))
+    assert len(frames) == NUM_FRAMES
+    torch.testing.assert_close(torch.stack(frames), expected, rtol=0, atol=1e-4)
 
 
-def test_stream_reads_no_further_than_it_must(lia_pipeline, photo, clip_frames):
+def test_stream_output_types(lia_pipeline, photo, clip_frames):
+    def stream(**arguments) -> list:
+        return list(lia_pipeline.stream(photo, clip_frames, **arguments))
+
+    expected = lia_pipeline(photo, clip_frames, output_type="np")
+    images, arrays, tensors, codes = (stream(output_type=output_type) for output_type in OUTPUT_TYPES)
+    for image, by_default, array, tensor, wanted in zip(
+        images, stream(), arrays, tensors, expected.frames[0], strict=True
+    ):
+        assert isinstance(image, Image.Image) and image.size == (32, 32) and image.mode == "RGB"
+        assert image == by_default
+        assert isinstance(array, np.ndarray) and array.shape == (32, 32, 3) and array.dtype == np.float32
+        assert tensor.shape == (3, 32, 32) and tensor.dtype == torch.float32
+        np.testing.assert_allclose(array, wanted, rtol=0, atol=1e-4)
+        np.testing.assert_array_equal(tensor.permute(1, 2, 0).numpy(), array)
+        np.testing.assert_allclose(np.asarray(image) / 255, array, rtol=0, atol=0.5 / 255 + 1e-5)
+    assert all(code.shape == (MOTION_DIM,) and code.dtype == torch.float32 for code in codes)
+    torch.testing.assert_close(torch.stack(codes), expected.motion_codes[0])
+
+
+def test_a_stream_of_codes_renders_nothing(lia_pipeline, photo, clip_frames, monkeypatch):
+    monkeypatch.delattr(lia_pipeline.animator.__class__, "decode")
+    assert len(list(lia_pipeline.stream(photo, clip_frames, output_type="latent"))) == NUM_FRAMES
+
+
+@pytest.mark.parametrize("motion_control", [None, MotionControl(smoothing=1)])
+def test_a_stream_reads_no_further_than_it_must(lia_pipeline, photo, clip_frames, motion_control):
     read = []
 
     def endless_video():
@@ -186,22 +222,80 @@ def test_stream_reads_no_further_than_it_must(lia_pipeline, photo, clip_frames):
             read.append(i)
             yield clip_frames[i % NUM_FRAMES]
 
-    stream = lia_pipeline.stream(photo, endless_video(), decode_chunk_size=2)
-    for i in range(1, 5):
-        assert next(stream).shape == (2, 3, 32, 32)
-        assert len(read) <= 2 * i + 1
+    stream = lia_pipeline.stream(photo, endless_video(), motion_control=motion_control, decode_chunk_size=2)
+    look_ahead = 3 if motion_control else 0
+    for i in range(1, 9):
+        next(stream)
+        assert i + look_ahead <= len(read) <= i + look_ahead + 1
     stream.close()
 
 
+def test_a_stream_that_ends_or_is_closed_frees_the_models(lia_pipeline, photo, clip_frames, monkeypatch):
+    freed = []
+    monkeypatch.setattr(lia_pipeline, "maybe_free_model_hooks", lambda: freed.append(True))
+    stream = lia_pipeline.stream(photo, clip_frames, decode_chunk_size=2)
+    next(stream)
+    assert not freed
+    stream.close()
+    assert len(freed) == 1
+    list(lia_pipeline.stream(photo, clip_frames, output_type="latent"))
+    assert len(freed) == 2
+    with pytest.raises(ValueError, match="`reference_frame` is 99"):
+        list(lia_pipeline.stream(photo, clip_frames, reference_frame=99))
+    assert len(freed) == 3
+
+
 def test_gradients_stay_on_where_a_stream_is_consumed(lia_pipeline, photo, clip_frames):
-    for chunk in lia_pipeline.stream(photo, clip_frames):
-        assert torch.is_grad_enabled() and not chunk.requires_grad
+    for frame in lia_pipeline.stream(photo, clip_frames, output_type="pt"):
+        assert torch.is_grad_enabled() and not frame.requires_grad
 
 
 def test_batches_of_a_stream():
     items = (torch.tensor([i]) for i in range(5))
     assert [batch.flatten().tolist() for batch in batches(items, 2)] == [[0, 1], [2, 3], [4]]
     assert list(batches(iter([]), 2)) == []
+
+
+# --- motion control ---
+
+
+@pytest.mark.parametrize("motion_mode", ["relative", "absolute"])
+def test_motion_control_changes_the_codes_that_are_rendered(lia_pipeline, photo, clip_frames, motion_mode):
+    source_code, _ = codes_by_hand(lia_pipeline, photo, clip_frames)
+    control = MotionControl(scale={0: 0.0, 3: 2.0}, values={5: 0.4, 6: np.linspace(0, 1, NUM_FRAMES)}, smoothing=1.0)
+    driven = lia_pipeline(photo, clip_frames, motion_mode=motion_mode, output_type="latent").motion_codes
+    expected = control.apply_batch(driven, source_code)
+    output = lia_pipeline(photo, clip_frames, motion_mode=motion_mode, motion_control=control, output_type="pt")
+    torch.testing.assert_close(output.motion_codes, expected, rtol=1e-4, atol=1e-5)
+    assert (expected - driven).abs().max() > 0.3
+    by_hand = frames_by_hand(lia_pipeline, photo, output.motion_codes[0])
+    torch.testing.assert_close(output.frames[0], by_hand, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("motion_mode", ["relative", "absolute"])
+def test_motion_control_that_changes_nothing(lia_pipeline, photo, clip_frames, motion_mode):
+    expected = lia_pipeline(photo, clip_frames, motion_mode=motion_mode, output_type="pt")
+    output = lia_pipeline(
+        photo, clip_frames, motion_mode=motion_mode, motion_control=MotionControl(), output_type="pt"
+    )
+    assert torch.equal(output.motion_codes, expected.motion_codes) and torch.equal(output.frames, expected.frames)
+
+
+def test_frozen_motion_is_the_photo_throughout(lia_pipeline, photo, clip_frames):
+    still = lia_pipeline.manipulate(photo, {}, output_type="pt")
+    output = lia_pipeline(
+        photo, clip_frames, motion_mode="absolute", motion_control=MotionControl(scale=0), output_type="pt"
+    )
+    assert torch.equal(output.motion_codes, still.motion_codes.expand(1, NUM_FRAMES, -1))
+    torch.testing.assert_close(output.frames, still.frames.expand(1, NUM_FRAMES, -1, -1, -1), rtol=0, atol=1e-3)
+
+
+def test_values_on_a_still_are_a_manipulation(lia_pipeline, photo, clip_frames):
+    moved = lia_pipeline.manipulate(photo, {2: 1.5, 6: -0.5}, num_frames=NUM_FRAMES, output_type="latent")
+    progress = torch.arange(1, NUM_FRAMES + 1) / NUM_FRAMES
+    control = MotionControl(scale=0.0, values={2: 1.5 * progress, 6: -0.5 * progress})
+    output = lia_pipeline(photo, clip_frames, motion_control=control, output_type="latent")
+    torch.testing.assert_close(output.motion_codes, moved.motion_codes)
 
 
 # --- manipulation, reference ---
@@ -276,20 +370,27 @@ def test_half_precision(lia_folder, photo, clip_frames, dtype):
         ({"driving_video": [], "motion_mode": "absolute"}, "`driving_video` holds no frames"),
         ({"decode_chunk_size": 0}, "`decode_chunk_size` must be at least 1, got 0"),
         ({"output_type": "gif"}, "`output_type` must be one of .* got 'gif'"),
+        ({"motion_control": MotionControl(scale={8: 0.0})}, "`scale` must be indices from 0 to 7, .* got 8"),
+        ({"motion_control": MotionControl(values={8: 0.0})}, "`values` must be indices from 0 to 7, .* got 8"),
+        (
+            {"motion_control": MotionControl(values={2: [0.0] * 5})},
+            "`values` gives direction 2 a curve of 5 frames, but the video has 7 or more",
+        ),
     ],
 )
 def test_refuses_bad_arguments(lia_pipeline, photo, clip_frames, arguments, message):
     arguments = {"image": photo, "driving_video": clip_frames, **arguments}
     with pytest.raises(ValueError, match=message):
         lia_pipeline(**arguments)
-    if "output_type" not in arguments:
-        with pytest.raises(ValueError, match=message):
-            list(lia_pipeline.stream(**arguments))
+    with pytest.raises(ValueError, match=message):
+        list(lia_pipeline.stream(**arguments))
 
 
 def test_refuses_what_is_no_image_or_video(lia_pipeline, photo, clip_frames, tmp_path):
     with pytest.raises(TypeError, match="`image` must be a PIL image, a NumPy array or a tensor, got NoneType"):
         lia_pipeline(None, clip_frames)
+    with pytest.raises(TypeError, match="`motion_control` must be a MotionControl, got dict"):
+        lia_pipeline(photo, clip_frames, motion_control={"scale": 0})
     with pytest.raises(FileNotFoundError, match="There is no video .*nowhere.mp4"):
         lia_pipeline(photo, tmp_path / "nowhere.mp4")
     with pytest.raises(ValueError, match=r"must lie in \[-1, 1\] and hold no NaN"):
@@ -302,7 +403,8 @@ def test_refuses_what_is_no_image_or_video(lia_pipeline, photo, clip_frames, tmp
         ({"directions": {8: 1.0}}, "`directions` must be indices from 0 to 7, .* got 8"),
         ({"directions": {-1: 1.0}}, "`directions` must be indices from 0 to 7, .* got -1"),
         ({"directions": {"6": 1.0}}, "`directions` must be indices from 0 to 7, .* got '6'"),
-        ({"directions": {1: float("nan")}}, "`directions` holds NaN or infinite values"),
+        ({"directions": {1: float("nan")}}, "`directions` must hold finite numbers, got nan"),
+        ({"directions": {1: 1e39}}, r"`directions` must hold finite numbers, got 1e\+39"),
         ({"directions": {1: 1.0}, "num_frames": 0}, "`num_frames` must be at least 1, got 0"),
         ({"directions": {1: 1.0}, "output_type": "gif"}, "`output_type` must be one of .* got 'gif'"),
     ],
@@ -310,6 +412,11 @@ def test_refuses_what_is_no_image_or_video(lia_pipeline, photo, clip_frames, tmp
 def test_manipulate_refuses_bad_arguments(lia_pipeline, photo, arguments, message):
     with pytest.raises(ValueError, match=message):
         lia_pipeline.manipulate(photo, **arguments)
+
+
+def test_manipulate_refuses_amounts_that_are_no_numbers(lia_pipeline, photo):
+    with pytest.raises(TypeError, match="`directions` must hold numbers, got 'far'"):
+        lia_pipeline.manipulate(photo, {1: "far"})
 
 
 def test_reference_refuses_an_unknown_output_type(lia_pipeline, photo):

@@ -1,0 +1,308 @@
+"""What the commands of `leo-diffusers` do."""
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from tqdm import tqdm
+
+from . import video_io
+from .lia_checkpoint import load_lia_checkpoint
+from .model_card import ANIMATE_USAGE, STREAM_USAGE, write_model_card
+from .pipelines.animator_pipeline import AnimatorPipeline
+from .pipelines.components import load_components
+from .pipelines.motion_control import MotionControl
+from .pipelines.motion_pipeline import FirstFrameSource
+from .pipelines.pipeline_leo import LEOPipeline
+from .pipelines.pipeline_leo_edit import LEOEditPipeline
+from .pipelines.pipeline_leo_infinite import LEOInfinitePipeline
+from .pipelines.pipeline_lia import LIAPipeline
+
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+STANDARD_OUTPUT = Path("-")
+FILE_FRAMES = 1024  # of a stream to a file, where no number is given
+PLAYER = "ffplay -f rawvideo -pixel_format rgb24 -video_size {size}x{size} -framerate {rate:g} -"
+
+CONVERTED_DESCRIPTION = """\
+The image animator of LIA at {frame_size} pixels, converted from a checkpoint in the format that its authors released.
+LIA's code and weights are licensed CC BY-NC 4.0: attribution is required and commercial use is not allowed."""
+
+ASSEMBLED_DESCRIPTION = """\
+LEO, put together with leo_diffusers from networks that were trained one by one: {names}."""
+
+
+# ------------------------------------------------------------------------------------------------------ in common
+
+
+def choose_device(name: str | None) -> torch.device:
+    r"""The device of `--device`, the fastest there is by default."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    usable = {"cpu"} if accelerator is None else {"cpu", accelerator.type}
+    try:
+        device = torch.device(name or accelerator or "cpu")
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in usable:
+        raise ValueError(f"--device {name} is not there: this machine has {' and '.join(sorted(usable))}.")
+    return device
+
+
+def load_pipeline(
+    pipeline_class: type[AnimatorPipeline], arguments: argparse.Namespace, **loading: object
+) -> AnimatorPipeline:
+    r"""The model of `--model`, on `--device` in `--dtype`."""
+    torch.manual_seed(arguments.seed)
+    device = choose_device(arguments.device)
+    return pipeline_class.from_pretrained(arguments.model, dtype=DTYPES[arguments.dtype], **loading).to(device)
+
+
+def load_first_frame_source(arguments: argparse.Namespace) -> FirstFrameSource:
+    r"""The text-to-image model of `--first-frame-model`, if there is one."""
+    if arguments.first_frame_model is None:
+        return None
+    pipeline = DiffusionPipeline.from_pretrained(arguments.first_frame_model, dtype=DTYPES[arguments.dtype])
+    return pipeline.to(choose_device(arguments.device))
+
+
+def motion_control_of(arguments: argparse.Namespace, motion_dim: int) -> MotionControl | None:
+    r"""The motion control that the command line asks of a model with `motion_dim` directions, if any."""
+    factors, values = dict(arguments.direction_scale), dict(arguments.direction_value)
+    if arguments.motion_scale == 1 and not (factors or values or arguments.smoothing):
+        return None
+    scale = dict.fromkeys(range(motion_dim), arguments.motion_scale) | factors
+    return MotionControl(scale, values, arguments.smoothing)
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    r"""Ctrl-C and SIGTERM only make a note, so that a file can be finished; a second Ctrl-C ends the process."""
+    requested = False
+
+    def request(signal_number: int, stack: object) -> None:
+        nonlocal requested
+        requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class RawVideoWriter(contextlib.AbstractContextManager):
+    r"""Writes frames as raw RGB bytes to standard output; ends the process quietly when nobody reads them any more."""
+
+    def write(self, frame: torch.Tensor) -> None:
+        r"""One frame (3, H, W) in [-1, 1]."""
+        sys.stdout.buffer.write(video_io.to_uint8(frame).tobytes())
+        sys.stdout.buffer.flush()
+
+    def __exit__(self, exception_type: type | None, exception: object, traceback: object) -> bool:
+        if not isinstance(exception, BrokenPipeError):
+            return False
+        # The interpreter flushes standard output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+
+
+# ------------------------------------------------------------------------------------------------------- commands
+
+
+def run_animate(arguments: argparse.Namespace) -> None:
+    r"""`leo-diffusers animate`: in constant memory, at the driving video's frame rate and with its audio."""
+    image = video_io.read_image(arguments.image)
+    driving = video_io.VideoReader(arguments.driving_video)
+    writer = video_io.VideoWriter(arguments.output, driving.frames_per_second, audio_from=arguments.driving_video)
+    pipeline = load_pipeline(LIAPipeline, arguments)
+    frames = pipeline.stream(
+        image,
+        arguments.driving_video,
+        motion_mode=arguments.motion_mode,
+        reference_frame=arguments.reference_frame,
+        motion_control=motion_control_of(arguments, pipeline.animator.config.motion_dim),
+        output_type="pt",
+    )
+    with writer:
+        for frame in tqdm(frames, total=len(driving), unit="frame"):
+            writer.write(frame * 2 - 1)
+
+
+def run_generate(arguments: argparse.Namespace) -> None:
+    r"""`leo-diffusers generate`: one video, or several numbered ones, from photos, a prompt, or nothing."""
+    if arguments.num_videos < 1:
+        raise ValueError(f"--num-videos must be at least 1, got {arguments.num_videos}.")
+    if arguments.shared_motion and len(arguments.image) < 2:
+        raise ValueError("--shared-motion shows one motion on several photos: give --image two or more.")
+    images = [video_io.read_image(path) for path in arguments.image] or [None]
+    outputs = [arguments.output]
+    num_outputs = arguments.num_videos * len(images)
+    if num_outputs > 1:
+        stem, suffix = arguments.output.stem, arguments.output.suffix
+        outputs = [arguments.output.with_name(f"{stem}-{i}{suffix}") for i in range(num_outputs)]
+    writers = iter([video_io.VideoWriter(output, arguments.fps) for output in outputs])
+    pipeline = load_pipeline(LEOPipeline, arguments)
+    source = load_first_frame_source(arguments)
+    options = {
+        "num_frames": arguments.num_frames,
+        "num_inference_steps": arguments.num_inference_steps,
+        "prompt": arguments.prompt,
+        "first_frame_source": source,
+        "motion_control": motion_control_of(arguments, pipeline.animator.config.motion_dim),
+        "output_type": "pt",
+    }
+    for index in range(arguments.num_videos):
+        transfer = {}
+        for image in images:
+            # One generator a video: video 3 of 4 is the same as with --seed + 3 alone.
+            generator = torch.Generator().manual_seed(arguments.seed + index)
+            output = pipeline(image, generator=generator, **options, **transfer)
+            if arguments.shared_motion:
+                transfer = {"motion_codes": output.motion_codes, "motion_mode": "relative"}
+                options["motion_control"] = None  # the first video's codes have been through it
+            with next(writers) as writer:
+                writer.write(output.frames[0] * 2 - 1)
+
+
+def run_stream(arguments: argparse.Namespace) -> None:
+    r"""`leo-diffusers stream`: endless video to a file, or as raw RGB to standard output."""
+    is_piped = arguments.output == STANDARD_OUTPUT
+    num_frames = arguments.num_frames
+    if num_frames is None and not is_piped:
+        num_frames = FILE_FRAMES
+    image = None if arguments.image is None else video_io.read_image(arguments.image)
+    sink = RawVideoWriter() if is_piped else video_io.VideoWriter(arguments.output, arguments.fps)
+    with contextlib.redirect_stdout(sys.stderr):  # what others print is no video
+        pipeline = load_pipeline(LEOInfinitePipeline, arguments)
+        frames = pipeline.stream(
+            image,
+            num_frames=num_frames,
+            num_inference_steps=arguments.num_inference_steps,
+            transition=arguments.transition,
+            transition_interval=arguments.transition_interval,
+            drift_limit=arguments.drift_limit,
+            prompt=arguments.prompt,
+            first_frame_source=load_first_frame_source(arguments),
+            generator=torch.Generator().manual_seed(arguments.seed),
+            motion_control=motion_control_of(arguments, pipeline.animator.config.motion_dim),
+            output_type="pt",
+        )
+    if is_piped:
+        player = PLAYER.format(size=pipeline.animator.config.frame_size, rate=arguments.fps)
+        print(f"Raw video, to be piped into: {player}", file=sys.stderr)
+    pipeline.set_progress_bar_config(disable=True)  # this one counts the frames
+    with sink as writer, stop_requests() as is_stopped, contextlib.closing(frames):
+        for frame in tqdm(frames, total=num_frames, unit="frame"):
+            writer.write(frame * 2 - 1)
+            if is_stopped():
+                print("Stopped: what was generated so far is kept.", file=sys.stderr)
+                break
+
+
+def run_edit(arguments: argparse.Namespace) -> None:
+    r"""`leo-diffusers edit`: in constant memory, at the video's frame rate and with its audio."""
+    edited_frame = None if arguments.edited_frame is None else video_io.read_image(arguments.edited_frame)
+    if arguments.prompt is not None and arguments.editor is None:
+        raise ValueError(
+            "--prompt needs an editor: name a diffusers image pipeline by --editor, or use --edited-frame."
+        )
+    video = video_io.VideoReader(arguments.video)
+    writer = video_io.VideoWriter(arguments.output, video.frames_per_second, audio_from=arguments.video)
+    loading = {name: getattr(arguments, name) for name in ("editor", "controlnet", "detector")}
+    pipeline = load_pipeline(LEOEditPipeline, arguments, **loading)
+    options = ("strength", "guidance_scale", "num_inference_steps")
+    editor_arguments = {name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None}
+    frames = pipeline.stream(
+        arguments.video,
+        prompt=arguments.prompt,
+        edited_frame=edited_frame,
+        editor_arguments=editor_arguments,
+        motion_mode=arguments.motion_mode,
+        reference_frame=arguments.reference_frame,
+        motion_control=motion_control_of(arguments, pipeline.animator.config.motion_dim),
+        generator=torch.Generator().manual_seed(arguments.seed),
+        output_type="pt",
+    )
+    with writer:
+        for frame in tqdm(frames, total=len(video), unit="frame"):
+            writer.write(frame * 2 - 1)
+
+
+def run_manipulate(arguments: argparse.Namespace) -> None:
+    r"""`leo-diffusers manipulate`: an image, or a video of the walk to it."""
+    is_image = arguments.output.suffix.lower() in video_io.IMAGE_SUFFIXES
+    image = video_io.read_image(arguments.image)
+    writer = None if is_image else video_io.VideoWriter(arguments.output, arguments.fps)
+    pipeline = load_pipeline(LIAPipeline, arguments)
+    num_frames = 1 if is_image else arguments.num_frames
+    output = pipeline.manipulate(image, dict(arguments.direction), num_frames=num_frames, output_type="pt")
+    frames = output.frames[0] * 2 - 1
+    if is_image:
+        video_io.write_image(arguments.output, frames[0])
+        return
+    with writer:
+        writer.write(frames)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    r"""A folder to write into, which appears under its name only when it is complete."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} exists and is not an empty folder: choose another name.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as folder:
+        complete = Path(folder) / "complete"
+        yield complete
+        if path.exists():
+            path.rmdir()
+        shutil.move(complete, path)
+
+
+def run_assemble(arguments: argparse.Namespace) -> None:
+    r"""`leo-diffusers assemble`: a LEO model with the networks that were trained for it, in one folder."""
+    with new_folder(arguments.output) as folder:
+        components = {}
+        for added in arguments.add:
+            components |= load_components(added)
+        pipeline_class = LEOInfinitePipeline if "transition_unet" in components else LEOPipeline
+        pipeline = pipeline_class.from_pretrained(arguments.model, **components)
+        pipeline.save_pretrained(str(folder))
+        write_model_card(
+            folder,
+            title=f"{arguments.output.name}: LEO",
+            description=ASSEMBLED_DESCRIPTION.format(names=", ".join(sorted(components))),
+            usage=STREAM_USAGE.format(name=arguments.output.name),
+            license="other",
+            tags=["unconditional-video-generation", "image-to-video"],
+        )
+    print(f"Wrote {arguments.output}: {pipeline_class.__name__} with {', '.join(sorted(components))}.")
+
+
+def run_convert(arguments: argparse.Namespace) -> None:
+    r"""`leo-diffusers convert`: a released checkpoint to a folder that LIAPipeline loads."""
+    output_dir = arguments.output_dir
+    with new_folder(output_dir) as folder:
+        animator = load_lia_checkpoint(arguments.checkpoint)
+        for name, module in animator.named_children():
+            if name not in animator._keep_in_fp32_modules:
+                module.to(DTYPES[arguments.dtype])
+        LIAPipeline(animator).save_pretrained(str(folder))
+        write_model_card(
+            folder,
+            title=f"LIA animator, {animator.config.frame_size} pixels",
+            description=CONVERTED_DESCRIPTION.format(frame_size=animator.config.frame_size),
+            usage=ANIMATE_USAGE.format(name=output_dir.name),
+            license="cc-by-nc-4.0",
+            tags=["image-animation"],
+        )
+    print(f"Wrote {output_dir}: LIAPipeline at {animator.config.frame_size} pixels.")

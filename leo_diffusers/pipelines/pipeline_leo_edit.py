@@ -1,0 +1,348 @@
+"""LEOEditPipeline: a video's motion on its own first frame, edited."""
+
+import itertools
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import ModelMixin
+from diffusers.utils import replace_example_docstring
+
+from .. import video_io
+from ..models.lia import LIAModel
+from ..video_io.images import pixels_to_frame, to_pixels
+from .image_editor import Detector, ImageEditor, ImagePipeline, as_editor, load_detector, load_image_pipeline
+from .motion_control import MotionControl
+from .pipeline_lia import DrivingVideo, LIAPipeline
+from .pipeline_output import LEOPipelineOutput
+
+
+Image = PIL.Image.Image | np.ndarray | torch.Tensor
+
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")  # the same for model and editor
+
+EXAMPLE_DOC_STRING = """
+    Examples:
+        ```py
+        >>> import torch
+        >>> from leo_diffusers import LEOEditPipeline
+        >>> from leo_diffusers.video_io import VideoReader, write_video
+
+        >>> pipeline = LEOEditPipeline.from_pretrained(
+        ...     "my-leo",
+        ...     editor="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        ...     controlnet="lllyasviel/control_v11p_sd15_canny",
+        ...     detector="canny",
+        ... )
+        >>> first = pipeline.edit_first_frame("video.mp4", "an old man", generator=torch.manual_seed(0))  # have a look
+        >>> output = pipeline("video.mp4", edited_frame=first)
+        >>> rate = VideoReader("video.mp4").frames_per_second
+        >>> write_video("edited.mp4", output.frames[0], rate, audio_from="video.mp4")
+        ```
+"""
+
+
+@dataclass
+class LEOEditPipelineOutput(LEOPipelineOutput):
+    r"""
+    [`LEOPipelineOutput`] of an edited video.
+
+    Args:
+        edited_frame (`PIL.Image.Image`): The edited first frame, at the animator's size.
+    """
+
+    edited_frame: PIL.Image.Image | None = None
+
+
+class LEOEditPipeline(LIAPipeline):
+    r"""
+    Edits a video by its first frame (LEO Fig. 7): an image editor changes that frame, and the video's motion,
+    relative to it, moves the result.
+
+    The editor is no component: it is neither saved nor offloaded with the pipeline, which works without one for
+    frames that were edited elsewhere. `to` moves it along to a device but leaves its dtype; its own offloading is
+    turned on at `pipeline.editor.pipeline`.
+
+    Args:
+        animator ([`LIAModel`]): The image animator.
+        editor ([`ImageEditor`], `DiffusionPipeline` or `Callable`, *optional*): What makes an edited image of an image
+            and a prompt; see [`ImageEditor`].
+    """
+
+    def __init__(self, animator: LIAModel, editor: ImageEditor | ImagePipeline | None = None):
+        super().__init__(animator)
+        self.editor = None if editor is None else as_editor(editor)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        editor: str | Path | ImageEditor | ImagePipeline | None = None,
+        controlnet: str | Path | ModelMixin | None = None,
+        detector: str | Detector | None = None,
+        **kwargs: object,
+    ) -> "LEOEditPipeline":
+        r"""
+        Loads a LEO or LIA model and, in the same dtype and on the same device, an editor for first frames.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Hub id or folder of the model.
+            editor (`str`, `Path`, [`ImageEditor`], `DiffusionPipeline` or `Callable`, *optional*): Hub id or folder
+                of a diffusers image pipeline, or what [`ImageEditor`] takes.
+            controlnet (`str`, `Path` or [`ModelMixin`], *optional*): ControlNet for the editor.
+            detector (`str` or `Callable`, *optional*): What makes the ControlNet's image, see [`load_detector`].
+            kwargs: As of `DiffusionPipeline.from_pretrained`, for the model; `dtype` and the arguments for the Hub
+                (`token`, `cache_dir`, `local_files_only`, `force_download`) serve the editor too.
+
+        Returns:
+            [`LEOEditPipeline`]: The pipeline.
+
+        Raises:
+            ValueError: Where `controlnet` or `detector` has no editor to serve, or does not fit it.
+        """
+        if editor is None and (controlnet is not None or detector is not None):
+            raise ValueError("`controlnet` and `detector` serve an editor: pass `editor` as well.")
+        detector = load_detector(detector) if isinstance(detector, str) else detector
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if editor is not None:
+            loading = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+            dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+            if isinstance(dtype, torch.dtype):  # a dict names components of the model
+                loading["dtype"] = dtype
+            pipeline.editor = as_editor(load_image_pipeline(editor, controlnet, **loading), detector)
+            pipeline.editor.to(pipeline.device)
+        return pipeline
+
+    def to(self, *args: object, **kwargs: object) -> "LEOEditPipeline":
+        r"""As of `DiffusionPipeline.to`. The editor follows to a device (see [`ImageEditor.to`]), not to a dtype."""
+        super().to(*args, **kwargs)
+        targets = [target for target in (*args, kwargs.get("device")) if not isinstance(target, torch.dtype | None)]
+        if targets and isinstance(self.editor, ImageEditor):
+            self.editor.to(targets[0])
+        return self
+
+    def check_edit(
+        self,
+        prompt: str | None,
+        edited_frame: Image | None,
+        editor: ImageEditor | ImagePipeline | None,
+        editor_arguments: dict[str, object] | None,
+    ) -> ImageEditor | None:
+        r"""Refuses what leads to no edited frame, before anything is read. Returns the editor to use, if any."""
+        if edited_frame is not None:
+            if prompt is not None or editor is not None or editor_arguments:
+                raise ValueError(
+                    "`edited_frame` takes the editor's place: pass either it or `prompt`, `editor` and "
+                    "`editor_arguments`."
+                )
+            return None
+        if prompt is None:
+            raise ValueError("Pass a `prompt` for the editor, or an `edited_frame`: there is nothing to edit.")
+        if not isinstance(prompt, str):
+            raise TypeError(f"`prompt` must be one string, got {type(prompt).__name__}.")
+        editor = self.editor if editor is None else editor
+        if editor is None:
+            raise ValueError(
+                "`prompt` needs an editor: pass `editor`, a diffusers image pipeline or a function (image, prompt) -> "
+                "image, here or to the pipeline, or pass `edited_frame` instead."
+            )
+        editor = as_editor(editor)
+        editor.check_arguments(editor_arguments or {})
+        return editor
+
+    def open_video(self, video: DrivingVideo) -> tuple[Image, DrivingVideo]:
+        r"""
+        Args:
+            video (`str`, `Path`, [`~video_io.VideoReader`] or iterable): See [`~LEOEditPipeline.__call__`].
+
+        Returns:
+            `tuple`: The first frame at the video's full resolution, and the video from its first frame on.
+
+        Raises:
+            FileNotFoundError: Where there is no such file.
+            ValueError: Where the video cannot be read or holds no frames.
+        """
+        is_file = isinstance(video, (str, Path))
+        frames = iter(video_io.VideoReader(video, num_frames=1) if is_file else video)
+        first = next(frames, None)
+        if first is None:
+            raise ValueError("`video` holds no frames.")
+        return first, video if is_file else itertools.chain([first], frames)
+
+    def edit_frame(
+        self,
+        frame: Image,
+        prompt: str,
+        editor: ImageEditor,
+        editor_arguments: dict[str, object] | None,
+        generator: torch.Generator | None,
+    ) -> PIL.Image.Image:
+        r"""Edits a frame's central square, at the editor's resolution, and resizes the result for the animator."""
+        pixels = to_pixels(frame)
+        square = video_io.to_pil(pixels_to_frame(pixels, min(pixels.shape[:2])))
+        edited_frame = editor(square, prompt, generator, **(editor_arguments or {}))
+        return video_io.to_pil(video_io.to_frame(edited_frame, self.animator.config.frame_size))
+
+    def fit_edited_frame(self, edited_frame: Image) -> PIL.Image.Image:
+        r"""A frame that was edited elsewhere, at the animator's size; a warning says where it had another one."""
+        height, width = to_pixels(edited_frame).shape[:2]
+        frame_size = self.animator.config.frame_size
+        if min(height, width) != frame_size:
+            warnings.warn(
+                f"`edited_frame` is {width}x{height}: it is resized to {frame_size}x{frame_size}, the animator's "
+                "frames.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return video_io.to_pil(video_io.to_frame(edited_frame, frame_size))
+
+    def prepare_edit(
+        self,
+        video: DrivingVideo,
+        prompt: str | None,
+        edited_frame: Image | None,
+        editor: ImageEditor | ImagePipeline | None,
+        editor_arguments: dict[str, object] | None,
+        generator: torch.Generator | None,
+    ) -> tuple[PIL.Image.Image, DrivingVideo]:
+        r"""The edited first frame at the animator's size, and the video from its first frame on."""
+        editor = self.check_edit(prompt, edited_frame, editor, editor_arguments)
+        if editor is None:
+            edited_frame = self.fit_edited_frame(edited_frame)
+        first, video = self.open_video(video)
+        if editor is not None:
+            edited_frame = self.edit_frame(first, prompt, editor, editor_arguments, generator)
+        return edited_frame, video
+
+    @torch.no_grad()
+    def edit_first_frame(
+        self,
+        video: DrivingVideo,
+        prompt: str,
+        editor: ImageEditor | ImagePipeline | None = None,
+        editor_arguments: dict[str, object] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> PIL.Image.Image:
+        r"""
+        The edited first frame alone, to be looked at before the video is rendered, and passed on as `edited_frame`.
+
+        Args: as [`~LEOEditPipeline.__call__`]. Of an iterator that can be read only once, the first frame is gone.
+
+        Returns:
+            `PIL.Image.Image`: The edited frame, at the animator's size.
+
+        Raises:
+            FileNotFoundError: Where there is no such video.
+            TypeError: Where an argument is of another type.
+            ValueError: As [`~LEOEditPipeline.__call__`].
+        """
+        return self.prepare_edit(video, prompt, None, editor, editor_arguments, generator)[0]
+
+    @torch.no_grad()
+    def stream(
+        self,
+        video: DrivingVideo,
+        prompt: str | None = None,
+        edited_frame: Image | None = None,
+        editor: ImageEditor | ImagePipeline | None = None,
+        editor_arguments: dict[str, object] | None = None,
+        motion_mode: str = "relative",
+        reference_frame: int | str = 0,
+        motion_control: MotionControl | None = None,
+        generator: torch.Generator | None = None,
+        decode_chunk_size: int | None = None,
+        output_type: str = "pil",
+    ) -> Iterator[PIL.Image.Image | np.ndarray | torch.Tensor]:
+        r"""
+        Edits at once, then renders while the video is read: memory does not grow with its length.
+
+        Args: as [`~LEOEditPipeline.__call__`].
+
+        Returns:
+            Iterator of single frames, as of [`~LIAPipeline.stream`].
+
+        Raises:
+            FileNotFoundError: Where there is no such video.
+            TypeError: Where an argument is of another type.
+            ValueError: As [`~LEOEditPipeline.__call__`]; that the video ends before `reference_frame` shows later.
+        """
+        self.check_inputs(motion_mode, reference_frame, motion_control, output_type)
+        self.chunk_size(decode_chunk_size)
+        edited_frame, video = self.prepare_edit(video, prompt, edited_frame, editor, editor_arguments, generator)
+        return super().stream(
+            edited_frame, video, motion_mode, reference_frame, motion_control, decode_chunk_size, output_type
+        )
+
+    @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    def __call__(
+        self,
+        video: DrivingVideo,
+        prompt: str | None = None,
+        edited_frame: Image | None = None,
+        editor: ImageEditor | ImagePipeline | None = None,
+        editor_arguments: dict[str, object] | None = None,
+        motion_mode: str = "relative",
+        reference_frame: int | str = 0,
+        motion_control: MotionControl | None = None,
+        generator: torch.Generator | None = None,
+        decode_chunk_size: int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> LEOEditPipelineOutput | tuple:
+        r"""
+        Moves an edited first frame as `video`, generated or real, moves its own. All frames are returned at once;
+        [`~LEOEditPipeline.stream`] serves long videos.
+
+        Args:
+            video (`str`, `Path`, [`~video_io.VideoReader`] or iterable): A file, or frames as [`~video_io.to_frame`]
+                takes them. The editor sees the first one's central square at the full resolution given.
+            prompt (`str`, *optional*): What the editor shall do, or show.
+            edited_frame (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`, *optional*): The first frame, edited
+                elsewhere: takes the place of prompt and editor. Resized with a warning if it has another size.
+            editor ([`ImageEditor`], `DiffusionPipeline` or `Callable`, *optional*): Used instead of the pipeline's.
+            editor_arguments (`dict`, *optional*): What the editor takes beside image and prompt, such as `strength`,
+                `guidance_scale` or `num_inference_steps`.
+            motion_mode (`str`): "relative" (the edited face keeps its own pose and adds the video's motion) or
+                "absolute".
+            reference_frame (`int` or `str`): For relative motion, the frame of `video` that has the pose of the
+                edited one: the first, unless `edited_frame` is another. "auto" is the one of the nearest motion code.
+            motion_control ([`MotionControl`], *optional*): Smooths, scales or replaces the motion.
+            generator (`torch.Generator`, *optional*): Source of the editor's noise.
+            decode_chunk_size (`int`, *optional*): Frames that go through the animator at a time.
+            output_type (`str`): "pil", "np", "pt", or "latent" for the motion codes alone.
+            return_dict (`bool`): Whether to return an output object instead of a tuple.
+
+        Examples:
+
+        Returns:
+            [`LEOEditPipelineOutput`] or `tuple`: One clip, the motion codes it was rendered from, and the edited
+            frame.
+
+        Raises:
+            FileNotFoundError: Where there is no such video.
+            TypeError: Where an argument is of another type.
+            ValueError: Where `prompt` and `edited_frame` are both given or both missing, a prompt has no editor, the
+                editor knows no such argument or returned no image, the video is empty, or another argument is none
+                of those named here.
+        """
+        self.check_inputs(motion_mode, reference_frame, motion_control, output_type)
+        self.chunk_size(decode_chunk_size)
+        edited_frame, video = self.prepare_edit(video, prompt, edited_frame, editor, editor_arguments, generator)
+        frames, motion_codes = super().__call__(
+            edited_frame,
+            video,
+            motion_mode,
+            reference_frame,
+            motion_control,
+            decode_chunk_size,
+            output_type,
+            return_dict=False,
+        )
+        output = LEOEditPipelineOutput(frames, motion_codes, edited_frame)
+        return output if return_dict else (frames, motion_codes, edited_frame)

@@ -1,0 +1,414 @@
+"""LEOInfinitePipeline: video without end, chunk after chunk of motion, in constant memory."""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.schedulers import SchedulerMixin
+from diffusers.utils import replace_example_docstring
+
+from ..models.lia import LIAModel, LIASource
+from ..models.motion_prior import MotionPriorModel
+from ..models.motion_unet_1d import MotionUNet1DModel
+from .denoising import PendingMotion, denoising_steps, without_clipping
+from .motion_control import MotionControl
+from .motion_pipeline import FirstFrameSource, Generators, Image, MotionPipeline
+from .pipeline_output import LEOPipelineOutput
+
+
+TRANSITIONS = ("none", "diffusion")
+
+EXAMPLE_DOC_STRING = """
+    Examples:
+        ```py
+        >>> from PIL import Image
+        >>> from leo_diffusers import LEOInfinitePipeline
+
+        >>> pipeline = LEOInfinitePipeline.from_pretrained("my-leo")
+        >>> for frame in pipeline.stream(Image.open("photo.png"), transition="diffusion"):
+        ...     show(frame)
+        ```
+"""
+
+
+@dataclass
+class MotionSettings:
+    r"""
+    How endless motion is drawn.
+
+    Args:
+        num_inference_steps (`int`): Denoising steps of each chunk.
+        generator (`torch.Generator` or a list, *optional*): Of all videos or of each.
+        transition (`str`): "none" or "diffusion".
+        transition_interval (`int`): Chunks of motion between two transitions.
+        drift_limit (`float`, *optional*): Standard deviations from the mean training code.
+    """
+
+    num_inference_steps: int
+    generator: Generators
+    transition: str
+    transition_interval: int
+    drift_limit: float | None
+
+
+class LEOInfinitePipeline(MotionPipeline):
+    r"""
+    Endless video from one image, or from nothing (LEO Sec. 4.4): each chunk of motion starts from the last code of the
+    chunk before, so that the motion goes on without a jump. The components are those of [`MotionPipeline`], and two.
+
+    The motion of one image repeats itself sooner or later. `transition="diffusion"` leads it elsewhere: after every
+    `transition_interval` chunks the motion prior draws a new code, and the Transition DM draws the way there.
+
+    Args:
+        transition_unet ([`MotionUNet1DModel`], *optional*): Draws the motion between two codes
+            (`condition="start_end"`).
+        transition_scheduler ([`SchedulerMixin`], *optional*): Its scheduler, `scheduler` by default.
+
+    Raises:
+        ValueError: Where the networks were not trained together, or one has another condition.
+    """
+
+    model_cpu_offload_seq = "motion_prior->first_frame_unet->transition_unet->motion_unet->animator"
+    _optional_components = [*MotionPipeline._optional_components, "transition_unet", "transition_scheduler"]
+
+    def __init__(
+        self,
+        animator: LIAModel,
+        motion_unet: MotionUNet1DModel,
+        scheduler: SchedulerMixin,
+        motion_prior: MotionPriorModel | None = None,
+        prior_scheduler: SchedulerMixin | None = None,
+        first_frame_unet: UNet2DConditionModel | None = None,
+        first_frame_scheduler: SchedulerMixin | None = None,
+        transition_unet: MotionUNet1DModel | None = None,
+        transition_scheduler: SchedulerMixin | None = None,
+    ):
+        super().__init__(
+            animator,
+            motion_unet,
+            scheduler,
+            motion_prior,
+            prior_scheduler,
+            first_frame_unet,
+            first_frame_scheduler,
+        )
+        self.check_motion_dim(animator, transition_unet=transition_unet)
+        if transition_unet is not None and transition_unet.config.condition != "start_end":
+            raise ValueError(
+                f'`transition_unet` must have the condition "start_end", got {transition_unet.config.condition!r}: '
+                "train one with examples/train_lmdm.py --condition start_end."
+            )
+        self.register_modules(
+            transition_unet=transition_unet,
+            transition_scheduler=transition_scheduler and without_clipping(transition_scheduler),
+        )
+
+    def check_inputs(
+        self,
+        num_frames: int | None,
+        num_videos_per_prompt: int,
+        settings: MotionSettings,
+        motion_control: MotionControl | None,
+        decode_chunk_size: int | None,
+        output_type: str,
+    ) -> None:
+        r"""Refuses what cannot be carried out before anything is computed; `num_frames` is None for no end."""
+        counts = {} if num_frames is None else {"num_frames": num_frames}
+        self.check_counts(
+            num_inference_steps=settings.num_inference_steps,
+            num_videos_per_prompt=num_videos_per_prompt,
+            transition_interval=settings.transition_interval,
+            **counts,
+        )
+        if settings.transition not in TRANSITIONS:
+            raise ValueError(f"`transition` must be one of {TRANSITIONS}, got {settings.transition!r}.")
+        if settings.transition == "diffusion":
+            missing = [name for name in ("transition_unet", "motion_prior") if getattr(self, name) is None]
+            if missing:
+                raise ValueError(
+                    f'`transition="diffusion"` needs {" and ".join(f"`{name}`" for name in missing)}: train with '
+                    "examples/train_lmdm.py --condition start_end and train_motion_prior.py, and add with "
+                    "`leo-diffusers assemble`."
+                )
+        if settings.drift_limit is not None and not settings.drift_limit > 0:
+            raise ValueError(
+                f"`drift_limit` must be above 0 standard deviations, got {settings.drift_limit}: None is off."
+            )
+        self.check_motion_control(motion_control)
+        self.check_scheduler()
+        self.chunk_size(decode_chunk_size)
+        self.check_output_type(output_type)
+
+    # ------------------------------------------------------------------------------------------------------- motion
+
+    def begin_chunk(self, last_codes: torch.Tensor, settings: MotionSettings) -> PendingMotion:
+        r"""Motion that goes on from the last codes (B, M) of the chunk before: LEO Eq. 4."""
+        return self.begin_motion(
+            self.motion_unet, self.scheduler, {"start_motion_code": last_codes}, settings, settings.drift_limit
+        )
+
+    def begin_transition(self, last_codes: torch.Tensor, settings: MotionSettings) -> PendingMotion:
+        r"""Motion from the last codes (B, M) to new ones of the motion prior: LEO Fig. 8."""
+        targets = self.draw_start_codes(len(last_codes), settings.num_inference_steps, settings.generator)
+        conditions = {"start_motion_code": last_codes, "end_motion_code": targets}
+        scheduler = self.transition_scheduler or self.scheduler
+        return self.begin_motion(self.transition_unet, scheduler, conditions, settings, drift_limit=None)
+
+    def begin_motion(
+        self,
+        unet: MotionUNet1DModel,
+        scheduler: SchedulerMixin,
+        conditions: dict[str, torch.Tensor],
+        settings: MotionSettings,
+        drift_limit: float | None,
+    ) -> PendingMotion:
+        r"""Draws the noise of a chunk; its result will be the codes (B, n, M) after the start code."""
+        last_codes = conditions["start_motion_code"]
+        noise = self.draw_noise((*last_codes.shape, unet.num_sample_frames), settings.generator)
+        # A scheduler of its own: it keeps a state between steps, and streams of one pipeline may run side by side.
+        scheduler = copy.deepcopy(scheduler)
+        steps = denoising_steps(unet, scheduler, noise, conditions, settings.num_inference_steps, settings.generator)
+
+        def finish(latents: torch.Tensor) -> torch.Tensor:
+            codes = unet.unstandardize(latents, **conditions)
+            if drift_limit is not None:
+                codes = pull_back(codes, unet, drift_limit)
+            return codes[:, 1:]  # the first is the last of the chunk before
+
+        return PendingMotion(steps, settings.num_inference_steps, finish)
+
+    def draw_motion(
+        self, start_codes: torch.Tensor, num_frames: int | None, piece_size: int | None, settings: MotionSettings
+    ) -> Iterator[torch.Tensor]:
+        r"""
+        Draws motion piece by piece. The next chunk is denoised between the pieces of this one, as fast as they are
+        asked for: whoever renders them never waits for a whole chunk, but for the first.
+
+        Args:
+            start_codes (`torch.Tensor` of shape `(B, M)`): The first codes.
+            num_frames (`int`, *optional*): Length; None for no end.
+            piece_size (`int`, *optional*): Largest number of codes in a piece; None for whole chunks.
+            settings ([`MotionSettings`]): How.
+
+        Yields:
+            `torch.Tensor` of shape `(B, n, M)`: Codes, in order.
+        """
+        codes = start_codes[:, None]  # (B, n, M), what is ready
+        num_ready = 1
+        for chunk in itertools.count():
+            upcoming = None
+            if num_frames is None or num_ready < num_frames:
+                is_last_of_cycle = chunk % (settings.transition_interval + 1) == settings.transition_interval
+                if settings.transition == "diffusion" and is_last_of_cycle:
+                    upcoming = self.begin_transition(codes[:, -1], settings)
+                else:
+                    upcoming = self.begin_chunk(codes[:, -1], settings)
+            pieces = codes.split(piece_size or codes.shape[1], dim=1)
+            for index, piece in enumerate(pieces, start=1):
+                yield piece
+                if upcoming is not None:
+                    upcoming.advance(index / len(pieces))
+            if upcoming is None:
+                return
+            codes = upcoming.result()
+            codes = codes if num_frames is None else codes[:, : num_frames - num_ready]
+            num_ready += codes.shape[1]
+
+    def prepare_start(
+        self,
+        image: Image | list[Image] | None,
+        prompt: str | list[str] | None,
+        first_frame_source: FirstFrameSource,
+        start_motion_code: torch.Tensor | None,
+        num_videos_per_prompt: int,
+        settings: MotionSettings,
+    ) -> tuple[LIASource, int, torch.Tensor]:
+        r"""
+        Returns:
+            `tuple[LIASource, int, torch.Tensor]`: The first frames, the number of videos that each serves, and the
+            pose (B, M) that every video starts from.
+        """
+        drawing = (settings.num_inference_steps, settings.generator)
+        start_codes = None
+        if image is None and first_frame_source is None:
+            self.check_generators(settings.generator, num_videos_per_prompt)
+            if start_motion_code is not None:
+                start_codes = self.prepare_start_codes(start_motion_code, num_videos_per_prompt)
+            else:
+                start_codes = self.draw_start_codes(num_videos_per_prompt, *drawing)
+        source, num_videos_per_frame = self.prepare_first_frames(
+            image, prompt, first_frame_source, start_codes, num_videos_per_prompt, *drawing
+        )
+        batch_size = source.latent.shape[0] * num_videos_per_frame
+        self.check_generators(settings.generator, batch_size)
+        if start_codes is None and start_motion_code is not None:
+            start_codes = self.prepare_start_codes(start_motion_code, batch_size)
+        if start_codes is None:
+            start_codes = source.motion_code.float().repeat_interleave(num_videos_per_frame, dim=0)
+        return source, num_videos_per_frame, start_codes
+
+    # -------------------------------------------------------------------------------------------------------- calls
+
+    def stream(
+        self,
+        image: Image | None = None,
+        num_frames: int | None = None,
+        num_inference_steps: int = 50,
+        transition: str = "none",
+        transition_interval: int = 1,
+        drift_limit: float | None = None,
+        start_motion_code: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        decode_chunk_size: int | None = None,
+        output_type: str = "pil",
+        prompt: str | None = None,
+        first_frame_source: FirstFrameSource = None,
+        motion_control: MotionControl | None = None,
+    ) -> Iterator[PIL.Image.Image | np.ndarray | torch.Tensor]:
+        r"""
+        Generates one video frame by frame, for ever by default, in constant memory. The motion of the next chunk is
+        denoised between the frames of this one. Close the iterator, or leave its loop, to end it.
+
+        Args:
+            num_frames (`int`, *optional*): Frames until the stream ends; None for never.
+            generator (`torch.Generator`, *optional*): Makes the stream reproducible.
+            output_type (`str`): "pil", "np", "pt", or "latent" for the motion codes alone.
+
+        The other arguments are those of [`~LEOInfinitePipeline.__call__`], for one video.
+
+        Yields:
+            `PIL.Image.Image`, `np.ndarray` of shape `(H, W, 3)` in [0, 1], `torch.Tensor` of shape `(3, H, W)` in
+            [0, 1], or for "latent" the motion code, a `torch.Tensor` of shape `(M,)`: One frame, float32, on the CPU.
+
+        Raises:
+            TypeError, ValueError: As of [`~LEOInfinitePipeline.__call__`], at once.
+        """
+        if isinstance(image, (list, tuple)) or isinstance(prompt, (list, tuple)) or isinstance(generator, list):
+            raise ValueError("A stream is one video: give one `image`, `prompt` and `generator`, not a list.")
+        settings = MotionSettings(num_inference_steps, generator, transition, transition_interval, drift_limit)
+        self.check_inputs(num_frames, 1, settings, motion_control, decode_chunk_size, output_type)
+        self.check_first_frame(image, prompt, first_frame_source, needs_prior=start_motion_code is None)
+        start = (image, prompt, first_frame_source, start_motion_code)
+        return self._stream(start, num_frames, settings, motion_control, decode_chunk_size, output_type)
+
+    @torch.no_grad()
+    def _stream(
+        self,
+        start: tuple,
+        num_frames: int | None,
+        settings: MotionSettings,
+        motion_control: MotionControl | None,
+        decode_chunk_size: int | None,
+        output_type: str,
+    ) -> Iterator[PIL.Image.Image | np.ndarray | torch.Tensor]:
+        source, _, start_codes = self.prepare_start(*start, 1, settings)
+        pieces = self.draw_motion(start_codes, num_frames, self.chunk_size(decode_chunk_size), settings)
+        codes = (piece[0] for piece in pieces)  # (n, M)
+        if motion_control is not None:
+            codes = motion_control.apply(codes, source.motion_code)
+        yield from self.stream_frames(source, codes, decode_chunk_size, output_type)
+
+    @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    def __call__(
+        self,
+        image: Image | list[Image] | None = None,
+        num_frames: int = 1024,
+        num_inference_steps: int = 50,
+        transition: str = "none",
+        transition_interval: int = 1,
+        drift_limit: float | None = None,
+        num_videos_per_prompt: int = 1,
+        start_motion_code: torch.Tensor | None = None,
+        generator: Generators = None,
+        decode_chunk_size: int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        prompt: str | list[str] | None = None,
+        first_frame_source: FirstFrameSource = None,
+        motion_control: MotionControl | None = None,
+    ) -> LEOPipelineOutput | tuple:
+        r"""
+        Generates long videos, whole; [`~LEOInfinitePipeline.stream`] generates them frame by frame.
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them, *optional*): Start frames x_1;
+                cropped and resized where needed. None generates from nothing.
+            num_frames (`int`): Frames per video, at least 2.
+            num_inference_steps (`int`): Denoising steps of each chunk, and of each other network that draws.
+            transition (`str`): "none": every chunk goes on from the last. "diffusion": after every
+                `transition_interval` chunks the motion is led to a fresh pose.
+            transition_interval (`int`): Chunks of motion between two transitions.
+            drift_limit (`float`, *optional*): Guard against drift: how many standard deviations from the mean of the
+                training codes a chunk may end. Where it would end farther off, in any direction, it is bent back over
+                its whole length, which adds no jump. None, the default, leaves the motion as it was drawn.
+            num_videos_per_prompt (`int`): Videos per image or prompt, or from nothing.
+            start_motion_code (`torch.Tensor` of shape `(M,)` or `(B, M)`, *optional*): The pose alpha_1 that the
+                motion starts from; by default the frame's own, or from nothing one that `motion_prior` draws.
+            generator (`torch.Generator` or a list, *optional*): Makes the result reproducible; one per video makes
+                each independent of the rest of its batch.
+            decode_chunk_size (`int`, *optional*): Frames that go through the animator at a time.
+            output_type (`str`): "pil", "np", "pt", or "latent" for the motion codes alone.
+            return_dict (`bool`): Whether to return an output object instead of a tuple.
+            prompt (`str` or `list[str]`, *optional*): Given to `first_frame_source`.
+            first_frame_source (`DiffusionPipeline` or `Callable`, *optional*): As of [`LEOPipeline`].
+            motion_control ([`MotionControl`], *optional*): Smooths, scales or replaces the motion, counted from the
+                frame's own code.
+
+        Examples:
+
+        Returns:
+            [`LEOPipelineOutput`] or `tuple`: The videos and the motion codes (B, F, M) that they were rendered from.
+
+        Raises:
+            TypeError: Where a number is not an integer.
+            ValueError: Where an argument cannot be carried out, or does not fit the others; where a component is
+                missing, it is named.
+        """
+        settings = MotionSettings(num_inference_steps, generator, transition, transition_interval, drift_limit)
+        self.check_inputs(num_frames, num_videos_per_prompt, settings, motion_control, decode_chunk_size, output_type)
+        self.check_first_frame(image, prompt, first_frame_source, needs_prior=start_motion_code is None)
+        source, num_videos_per_frame, start_codes = self.prepare_start(
+            image, prompt, first_frame_source, start_motion_code, num_videos_per_prompt, settings
+        )
+        chunks = []
+        with self.progress_bar(total=num_frames) as progress_bar:
+            for codes in self.draw_motion(start_codes, num_frames, None, settings):
+                chunks.append(codes)
+                progress_bar.update(codes.shape[1])
+        motion_codes = torch.cat(chunks, dim=1)
+        if motion_control is not None:
+            own_codes = source.motion_code.repeat_interleave(num_videos_per_frame, dim=0)
+            motion_codes = motion_control.apply_batch(motion_codes, own_codes)
+        frames = motion_codes
+        if output_type != "latent":
+            frames = self.animate_batch(source, motion_codes, num_videos_per_frame, decode_chunk_size)
+            frames = self.postprocess(frames, output_type)
+        self.maybe_free_model_hooks()
+        return LEOPipelineOutput(frames, motion_codes) if return_dict else (frames, motion_codes)
+
+
+def pull_back(motion_codes: torch.Tensor, unet: MotionUNet1DModel, drift_limit: float) -> torch.Tensor:
+    r"""
+    Bends a chunk so that it ends within the range of the training codes: a ramp from 0 at its first code, which stays.
+
+    Args:
+        motion_codes (`torch.Tensor` of shape `(B, L, M)`): One chunk, its given first code included.
+        unet ([`MotionUNet1DModel`]): Knows mean and standard deviation of the training codes.
+        drift_limit (`float`): Standard deviations from the mean that the last code may have, per direction.
+
+    Returns:
+        `torch.Tensor` of shape `(B, L, M)`: Unchanged where the last code lies within the limit.
+    """
+    statistics = unet.statistics
+    last = statistics.standardize(motion_codes[:, -1])
+    allowed = statistics.unstandardize(last.clamp(-drift_limit, drift_limit))
+    # Rounding would move those within the limit too.
+    excess = torch.where(last.abs() > drift_limit, motion_codes[:, -1] - allowed, 0.0)  # (B, M)
+    ramp = torch.linspace(0, 1, motion_codes.shape[1], device=motion_codes.device)
+    return motion_codes - ramp[:, None] * excess[:, None]
