@@ -28,6 +28,7 @@ from leo_diffusers.training.arguments import (
     check_training_arguments,
 )
 from leo_diffusers.training.checkpoints import save_atomically
+from leo_diffusers.training.growing import grow_animator, paper_channels
 from leo_diffusers.training.losses import discriminator_loss, reconstruction_losses
 from leo_diffusers.training.perceptual_loss import load_perceptual_loss
 from leo_diffusers.training.publishing import command_line, hub_repository, upload_model
@@ -35,7 +36,6 @@ from leo_diffusers.training.run import TrainingRun
 from leo_diffusers.training.validation import log_validation, reconstruction_metrics, write_clip, write_grid
 
 
-PAPER_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 256, 128: 128, 256: 64, 512: 32, 1024: 16}
 GRID_COLUMNS = 8  # frames of a validation picture
 CLIP_FRAMES = 64  # frames of a validation video
 
@@ -49,8 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--train_data_dir", type=Path, required=True, help="folder of videos, searched recursively")
     add("--validation_fraction", type=float, default=0.05, help="end of every clip that is held out (%(default)s)")
     add("--num_validation_clips", type=int, default=8, help="clips whose ends are looked at (default: %(default)s)")
-    add("--resolution", type=int, default=256, help="height and width of a frame (default: %(default)s)")
-    add("--pretrained_model_name_or_path", default=None, help="LIAPipeline to start from, instead of new weights")
+    add("--resolution", type=int, default=None, help="height and width of a frame (default: the model's; 256 for new)")
+    add(
+        "--pretrained_model_name_or_path",
+        default=None,
+        help="LIAPipeline to start from, instead of new weights;\n"
+        "it grows to a larger --resolution, and by --warp_source_image",
+    )
     add("--latent_dim", type=int, default=512, help="size of the appearance latent (default: %(default)s)")
     add("--motion_dim", type=int, default=20, help="number of motion directions (default: %(default)s)")
     add("--block_out_channels", type=int, nargs="+", help="from --resolution down to 4 pixels (default: the paper's)")
@@ -74,11 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def check_arguments(args: argparse.Namespace) -> None:
     check_training_arguments(args)
-    architecture = (
-        "resolution latent_dim motion_dim block_out_channels motion_head_layers motion_basis warp_source_image "
-        "align_corners"
-    )
-    for name in architecture.split() if args.pretrained_model_name_or_path else ():
+    # The rest of the architecture can grow.
+    fixed = ("latent_dim", "motion_dim", "motion_head_layers", "motion_basis", "align_corners")
+    for name in fixed if args.pretrained_model_name_or_path else ():
         if getattr(args, name) != build_parser().get_default(name):
             raise ValueError(
                 f"--{name} cannot be changed with --pretrained_model_name_or_path, whose architecture is trained on: "
@@ -101,18 +104,29 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def build_animator(args: argparse.Namespace) -> LIAModel:
     if args.pretrained_model_name_or_path:
-        return LIAPipeline.from_pretrained(args.pretrained_model_name_or_path).animator
-    sizes = [args.resolution >> i for i in range(max(args.resolution, 1).bit_length()) if args.resolution >> i >= 4]
+        return grow_as_asked(LIAPipeline.from_pretrained(args.pretrained_model_name_or_path).animator, args)
+    frame_size = 256 if args.resolution is None else args.resolution
     return LIAModel(
-        frame_size=args.resolution,
+        frame_size=frame_size,
         latent_dim=args.latent_dim,
         motion_dim=args.motion_dim,
-        block_out_channels=tuple(args.block_out_channels or (PAPER_CHANNELS.get(size, 512) for size in sizes)),
+        block_out_channels=tuple(args.block_out_channels or paper_channels(frame_size)),
         motion_head_layers=args.motion_head_layers,
         motion_basis=args.motion_basis,
         warp_source_image=args.warp_source_image,
         align_corners=args.align_corners,
     )
+
+
+def grow_as_asked(animator: LIAModel, args: argparse.Namespace) -> LIAModel:
+    r"""The model itself, unless the arguments ask for more than it has."""
+    config = animator.config
+    frame_size = config.frame_size if args.resolution is None else args.resolution
+    warp_source_image = args.warp_source_image or config.warp_source_image
+    is_grown = (frame_size, warp_source_image) == (config.frame_size, config.warp_source_image)
+    if is_grown and args.block_out_channels in (None, list(config.block_out_channels)):
+        return animator
+    return grow_animator(animator, frame_size, warp_source_image, args.block_out_channels)
 
 
 def prepare_for_training(

@@ -12,12 +12,12 @@ from leo_diffusers.video_io import VideoReader, read_image, read_video
 
 
 NETWORK = ["--resolution", 32, "--block_out_channels", 16, 16, 32, 32, "--latent_dim", 32, "--motion_dim", 8]
-RECIPE = [
-    *NETWORK,
+SETTINGS = [
     *("--perceptual_loss", "ssim", "--train_batch_size", 2, "--gradient_accumulation_steps", 2, "--use_ema"),
     *("--max_train_steps", 4, "--checkpointing_steps", 2, "--validation_steps", 3, "--seed", 3),
     *("--color_jitter", 0.1, "--validation_fraction", 0.2, "--max_grad_norm", 100),
 ]
+RECIPE = [*NETWORK, *SETTINGS]
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +95,20 @@ def test_the_average_is_published(straight):
     assert not all(torch.equal(trained[name], weights[name]) for name in weights)
 
 
-def test_a_resumed_run_equals_one_that_was_not_stopped(straight, resumed, read_lines):
-    assert (resumed / "losses.jsonl").read_text() == (straight / "losses.jsonl").read_text()
-    assert read_lines(resumed / "validation.jsonl") == read_lines(straight / "validation.jsonl")[1:]
-    for path in sorted((straight / "checkpoint-4").glob("model*.safetensors")) + [
-        next((straight / "animator").glob("*.safetensors"))
-    ]:
+def check_same_weights(resumed: Path, straight: Path) -> None:
+    """Of the animator, the discriminator and what is published."""
+    paths = [*(straight / "checkpoint-4").glob("model*.safetensors"), *(straight / "animator").glob("*.safetensors")]
+    assert len(paths) == 3
+    for path in paths:
         ours, theirs = load_file(resumed / path.relative_to(straight)), load_file(path)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_resumed_run_equals_one_that_was_not_stopped(straight, resumed, read_lines):
+    assert (resumed / "losses.jsonl").read_text() == (straight / "losses.jsonl").read_text()
+    assert read_lines(resumed / "validation.jsonl") == read_lines(straight / "validation.jsonl")[1:]
+    check_same_weights(resumed, straight)
 
 
 def test_checkpoints_beyond_the_limit_are_removed(straight, resumed):
@@ -193,6 +198,81 @@ def test_options_reach_the_network(run_example, clips_folder, tmp_path):
     assert "perceptual loss: ssim" in (tmp_path / "lia" / "README.md").read_text()
 
 
+GROWN_CHANNELS = (8, 16, 16, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def grow(run_example, clips_folder, animator_folder):
+    """Trains given weights at twice their resolution; returns what was said."""
+
+    def run(folder: Path, *more) -> str:
+        options = ["--train_data_dir", clips_folder, "--output_dir", folder, "--report_to", "none", *SETTINGS]
+        options += ["--pretrained_model_name_or_path", animator_folder, "--resolution", 64, "--warp_source_image"]
+        return run_example("train_lia.py", *options, "--block_out_channels", *GROWN_CHANNELS, *more)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def grown(grow, tmp_path_factory) -> Path:
+    """The output of a run that grew and was never stopped."""
+    folder = tmp_path_factory.mktemp("grown") / "lia"
+    assert "with less detail than the training size" in grow(folder)  # of clips at 32 pixels
+    return folder
+
+
+def test_given_weights_grow(grown, animator_folder, clips_folder):
+    pipeline = LIAPipeline.from_pretrained(grown)
+    pipeline.set_progress_bar_config(disable=True)
+    before, after = LIAPipeline.from_pretrained(animator_folder).animator, pipeline.animator
+    assert after.config.frame_size == 64 and after.config.warp_source_image
+    assert tuple(after.config.block_out_channels) == GROWN_CHANNELS
+    assert after.config.motion_head_layers == before.config.motion_head_layers
+    # Four steps move a weight by about four times the learning rate.
+    for ours, theirs in [
+        (after.motion_dictionary.directions, before.motion_dictionary.directions),
+        (after.appearance_encoder.blocks[1].conv1.weight, before.appearance_encoder.blocks[0].conv1.weight),
+        (after.flow_generator.blocks[0].conv.weight, before.flow_generator.blocks[0].conv.weight),
+    ]:
+        assert 0 < (ours - theirs).abs().max() < 0.03
+    driving = clips_folder / "deep" / "b.mp4"
+    output = pipeline(read_video(driving, num_frames=1)[0], driving, output_type="np")
+    assert output.frames.shape == (1, 12, 64, 64, 3) and np.isfinite(output.frames).all()
+
+
+def test_a_grown_run_is_resumed_as_any_other(grow, grown, tmp_path):
+    folder = tmp_path / "lia"
+    shutil.copytree(grown / "checkpoint-2", folder / "checkpoint-2")
+    shutil.copy(grown / "losses.jsonl", folder)
+    grow(folder, "--resume_from_checkpoint", "latest")
+    assert (folder / "losses.jsonl").read_text() == (grown / "losses.jsonl").read_text()
+    check_same_weights(folder, grown)
+
+
+def test_a_grown_model_is_trained_on(run_example, clips_folder, grown, tmp_path):
+    options = ["--train_data_dir", clips_folder, "--output_dir", tmp_path / "lia", "--report_to", "none"]
+    options += ["--pretrained_model_name_or_path", grown, "--resolution", 64, "--warp_source_image", "--gan_weight", 0]
+    run_example("train_lia.py", *options, "--max_train_steps", 1, "--train_batch_size", 1)
+    before, after = (LIAPipeline.from_pretrained(folder).animator for folder in (grown, tmp_path / "lia"))
+    weights = [model.appearance_encoder.from_rgb.weight for model in (before, after)]
+    assert 0 < (weights[0] - weights[1]).abs().max() <= 2e-3 * (1 + 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--resolution", 16], "`frame_size` must be above the animator's 32, got 16"),
+        (["--block_out_channels", 8, 16, 32, 32], r"must end in the animator's \(16, 16, 32, 32\)"),
+        (["--resolution", 64, "--latent_dim", 64], "--latent_dim cannot be changed with"),
+    ],
+)
+def test_what_cannot_grow_is_refused(run_example, clips_folder, animator_folder, tmp_path, options, message):
+    defaults = ["--train_data_dir", clips_folder, "--output_dir", tmp_path / "out", "--report_to", "none"]
+    defaults += ["--pretrained_model_name_or_path", animator_folder]
+    said = run_example("train_lia.py", *defaults, *options, is_refused=True)
+    assert re.search(message, said.splitlines()[-1])
+
+
 def test_a_finished_run_stays_as_it_is(run_example, clips_folder, straight, tmp_path):
     shutil.copytree(straight, tmp_path / "lia")
     options = ["--train_data_dir", clips_folder, "--output_dir", tmp_path / "lia", *RECIPE, "--report_to", "none"]
@@ -211,7 +291,7 @@ def test_a_finished_run_stays_as_it_is(run_example, clips_folder, straight, tmp_
         (["--block_out_channels", 16, 16, 32], "must hold 4 numbers"),
         (["--vgg19_weights", "nowhere/vgg19.pth"], "nowhere/vgg19.pth"),
         (["--resume_from_checkpoint", "checkpoint-7", "--perceptual_loss", "ssim"], "checkpoint-7 is no checkpoint"),
-        (["--pretrained_model_name_or_path", "nowhere/animator"], "--resolution cannot be changed with"),
+        (["--pretrained_model_name_or_path", "nowhere/animator"], "--latent_dim cannot be changed with"),
         (["--lr_warmup_steps", 5], "--lr_warmup_steps has no effect on a constant rate"),
     ],
 )
