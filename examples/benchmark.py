@@ -22,9 +22,8 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
-from leo_diffusers import LIAModel, LIAPipeline, MotionUNet1DModel
+from leo_diffusers import LEOInfinitePipeline, LIAModel, LIAPipeline, MotionUNet1DModel
 from leo_diffusers.command_line import OneLineParser, run_script
-from leo_diffusers.pipelines.denoising import denoise
 
 
 MATRIX_SIZE = 4096  # large enough for the machine's best rate
@@ -193,13 +192,26 @@ def measure_naive(animator: LIAModel, args: argparse.Namespace, device: torch.de
     }
 
 
-def measure_motion(device: torch.device, args: argparse.Namespace) -> float:
-    r"""Seconds for a sequence of 64 codes in 50 DDIM steps with the default U-Net, batch 1."""
+def measure_motion(
+    animator: LIAModel, render_seconds: float, args: argparse.Namespace, device: torch.device
+) -> dict[str, float]:
+    r"""Seconds for codes in 50 DDIM steps with the default U-Net: one sequence, and endless video's chunks."""
     unet = MotionUNet1DModel().to(device).eval()
     scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
-    noise = torch.randn(1, unet.config.motion_dim, unet.num_sample_frames, device=device)
-    conditions = {"start_motion_code": torch.randn(1, unet.config.motion_dim, device=device)}
-    return seconds(lambda: denoise(unet, scheduler, noise, conditions, 50), device, args.repeats)
+    pipeline = LEOInfinitePipeline(animator, unet, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    size = animator.config.frame_size
+    image = torch.rand(3, size, size) * 2 - 1
+
+    def draw(num_frames: int) -> float:
+        return seconds(lambda: pipeline(image, num_frames, output_type="latent"), device, args.repeats)
+
+    results = {}
+    for num_frames in (64, args.num_endless_frames):
+        drawing_seconds = draw(num_frames)
+        results[f"seconds_for_{num_frames}_codes_in_50_steps"] = drawing_seconds
+        results[f"share_of_decoding_{num_frames}_frames"] = drawing_seconds / (num_frames * render_seconds)
+    return results
 
 
 def calibrated(animator: LIAModel) -> LIAModel:
@@ -212,7 +224,7 @@ def calibrated(animator: LIAModel) -> LIAModel:
 
 @torch.no_grad()
 def main(args: argparse.Namespace) -> None:
-    for name in ("num_frames", "repeats"):
+    for name in ("num_frames", "num_endless_frames", "repeats"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}.")
     device = torch.device(args.device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
@@ -230,11 +242,7 @@ def main(args: argparse.Namespace) -> None:
     float32["render_speedup_over_naive"] = float32["naive_seconds_per_frame"] / float32["render_seconds_per_frame"]
     float32["animate_speedup_over_naive"] = float32["naive_seconds_per_frame"] / float32["animate_seconds_per_frame"]
     results["float32"] = float32
-    motion_seconds = measure_motion(device, args)
-    results["motion"] = {
-        "seconds_for_64_codes_in_50_steps": motion_seconds,
-        "share_of_decoding_64_frames": motion_seconds / (64 * float32["render_seconds_per_frame"]),
-    }
+    results["motion"] = measure_motion(animator, float32["render_seconds_per_frame"], args, device)
     if args.compile:
         animator.decode = torch.compile(animator.decode)
         results["float32 compiled"] = measure_animator(animator, torch.float32, args, device)
@@ -263,6 +271,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--frame_size", type=int, default=256, help="default: %(default)s")
     add("--num_frames", type=int, default=16, help="frames per measurement (default: %(default)s)")
+    add("--num_endless_frames", type=int, default=1024, help="length of the endless video (default: %(default)s)")
     add("--repeats", type=int, default=3, help="measurements, of which the median counts (default: %(default)s)")
     add("--device", default=None, help="cpu, cuda, ... (default: the fastest there is)")
     add(

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,7 @@ class MotionSettings:
         transition (`str`): "none" or "diffusion".
         transition_interval (`int`): Chunks of motion between two transitions.
         drift_limit (`float`, *optional*): Standard deviations from the mean training code.
+        seam_frames (`int`): Frames over which a jump at a seam is eased out.
     """
 
     num_inference_steps: int
@@ -54,6 +55,7 @@ class MotionSettings:
     transition: str
     transition_interval: int
     drift_limit: float | None
+    seam_frames: int
 
 
 class LEOInfinitePipeline(MotionPipeline):
@@ -140,24 +142,34 @@ class LEOInfinitePipeline(MotionPipeline):
                 f"`drift_limit` must be above 0 standard deviations, got {settings.drift_limit}: None is off."
             )
         self.check_motion_control(motion_control)
-        self.check_scheduler()
+        self.check_schedulers(settings.num_inference_steps)
         self.chunk_size(decode_chunk_size)
         self.check_output_type(output_type)
 
     # ------------------------------------------------------------------------------------------------------- motion
 
-    def begin_chunk(self, last_codes: torch.Tensor, settings: MotionSettings) -> PendingMotion:
-        r"""Motion that goes on from the last codes (B, M) of the chunk before: LEO Eq. 4."""
-        return self.begin_motion(
-            self.motion_unet, self.scheduler, {"start_motion_code": last_codes}, settings, settings.drift_limit
-        )
+    def begin_chunk(self, past: torch.Tensor, settings: MotionSettings) -> PendingMotion:
+        r"""Motion that goes on from past codes (B, n, M): LEO Eq. 4."""
+        conditions = {"start_motion_code": past[:, -1]}
 
-    def begin_transition(self, last_codes: torch.Tensor, settings: MotionSettings) -> PendingMotion:
-        r"""Motion from the last codes (B, M) to new ones of the motion prior: LEO Fig. 8."""
-        targets = self.draw_start_codes(len(last_codes), settings.num_inference_steps, settings.generator)
-        conditions = {"start_motion_code": last_codes, "end_motion_code": targets}
+        def finish(codes: torch.Tensor) -> torch.Tensor:
+            if settings.drift_limit is not None:
+                codes = pull_back(codes, self.motion_unet, settings.drift_limit)
+            return ease_in(codes, past, settings.seam_frames)
+
+        return self.begin_motion(self.motion_unet, self.scheduler, conditions, settings, finish)
+
+    def begin_transition(self, past: torch.Tensor, settings: MotionSettings) -> PendingMotion:
+        r"""Motion from the last of past codes (B, n, M) to a new one of the motion prior: LEO Fig. 8."""
+        targets = self.draw_start_codes(len(past), settings.num_inference_steps, settings.generator)
+        conditions = {"start_motion_code": past[:, -1], "end_motion_code": targets}
+
+        def finish(codes: torch.Tensor) -> torch.Tensor:
+            codes = ease_in(codes, past, settings.seam_frames)
+            return ease_in(codes.flip(1), targets[:, None], settings.seam_frames).flip(1)
+
         scheduler = self.transition_scheduler or self.scheduler
-        return self.begin_motion(self.transition_unet, scheduler, conditions, settings, drift_limit=None)
+        return self.begin_motion(self.transition_unet, scheduler, conditions, settings, finish)
 
     def begin_motion(
         self,
@@ -165,22 +177,19 @@ class LEOInfinitePipeline(MotionPipeline):
         scheduler: SchedulerMixin,
         conditions: dict[str, torch.Tensor],
         settings: MotionSettings,
-        drift_limit: float | None,
+        finish: Callable[[torch.Tensor], torch.Tensor],
     ) -> PendingMotion:
         r"""Draws the noise of a chunk; its result will be the codes (B, n, M) after the start code."""
-        last_codes = conditions["start_motion_code"]
-        noise = self.draw_noise((*last_codes.shape, unet.num_sample_frames), settings.generator)
+        start_codes = conditions["start_motion_code"]
+        noise = self.draw_noise((*start_codes.shape, unet.num_sample_frames), settings.generator)
         # A scheduler of its own: it keeps a state between steps, and streams of one pipeline may run side by side.
         scheduler = copy.deepcopy(scheduler)
         steps = denoising_steps(unet, scheduler, noise, conditions, settings.num_inference_steps, settings.generator)
 
-        def finish(latents: torch.Tensor) -> torch.Tensor:
-            codes = unet.unstandardize(latents, **conditions)
-            if drift_limit is not None:
-                codes = pull_back(codes, unet, drift_limit)
-            return codes[:, 1:]  # the first is the last of the chunk before
+        def to_codes(latents: torch.Tensor) -> torch.Tensor:
+            return finish(unet.unstandardize(latents, **conditions))[:, 1:]  # the first is known from the past
 
-        return PendingMotion(steps, settings.num_inference_steps, finish)
+        return PendingMotion(steps, settings.num_inference_steps, to_codes)
 
     def draw_motion(
         self, start_codes: torch.Tensor, num_frames: int | None, piece_size: int | None, settings: MotionSettings
@@ -205,9 +214,9 @@ class LEOInfinitePipeline(MotionPipeline):
             if num_frames is None or num_ready < num_frames:
                 is_last_of_cycle = chunk % (settings.transition_interval + 1) == settings.transition_interval
                 if settings.transition == "diffusion" and is_last_of_cycle:
-                    upcoming = self.begin_transition(codes[:, -1], settings)
+                    upcoming = self.begin_transition(codes, settings)
                 else:
-                    upcoming = self.begin_chunk(codes[:, -1], settings)
+                    upcoming = self.begin_chunk(codes, settings)
             pieces = codes.split(piece_size or codes.shape[1], dim=1)
             for index, piece in enumerate(pieces, start=1):
                 yield piece
@@ -254,6 +263,7 @@ class LEOInfinitePipeline(MotionPipeline):
 
     # -------------------------------------------------------------------------------------------------------- calls
 
+    @torch.no_grad()
     def stream(
         self,
         image: Image | None = None,
@@ -262,6 +272,7 @@ class LEOInfinitePipeline(MotionPipeline):
         transition: str = "none",
         transition_interval: int = 1,
         drift_limit: float | None = None,
+        seam_frames: int = 8,
         start_motion_code: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         decode_chunk_size: int | None = None,
@@ -271,8 +282,9 @@ class LEOInfinitePipeline(MotionPipeline):
         motion_control: MotionControl | None = None,
     ) -> Iterator[PIL.Image.Image | np.ndarray | torch.Tensor]:
         r"""
-        Generates one video frame by frame, for ever by default, in constant memory. The motion of the next chunk is
-        denoised between the frames of this one. Close the iterator, or leave its loop, to end it.
+        Generates one video frame by frame, for ever by default, in constant memory. The first frame is encoded, or
+        drawn, at once; the motion of the next chunk is denoised between the frames of this one. Close the iterator,
+        or leave its loop, to end it.
 
         Args:
             num_frames (`int`, *optional*): Frames until the stream ends; None for never.
@@ -288,25 +300,28 @@ class LEOInfinitePipeline(MotionPipeline):
         Raises:
             TypeError, ValueError: As of [`~LEOInfinitePipeline.__call__`], at once.
         """
-        if isinstance(image, (list, tuple)) or isinstance(prompt, (list, tuple)) or isinstance(generator, list):
+        has_list = any(isinstance(value, (list, tuple)) for value in (image, prompt, generator))
+        if has_list or (getattr(image, "ndim", 0) == 4 and len(image) != 1):
             raise ValueError("A stream is one video: give one `image`, `prompt` and `generator`, not a list.")
-        settings = MotionSettings(num_inference_steps, generator, transition, transition_interval, drift_limit)
+        settings = MotionSettings(
+            num_inference_steps, generator, transition, transition_interval, drift_limit, seam_frames
+        )
         self.check_inputs(num_frames, 1, settings, motion_control, decode_chunk_size, output_type)
         self.check_first_frame(image, prompt, first_frame_source, needs_prior=start_motion_code is None)
-        start = (image, prompt, first_frame_source, start_motion_code)
-        return self._stream(start, num_frames, settings, motion_control, decode_chunk_size, output_type)
+        source, _, start_codes = self.prepare_start(image, prompt, first_frame_source, start_motion_code, 1, settings)
+        return self._stream(source, start_codes, num_frames, settings, motion_control, decode_chunk_size, output_type)
 
     @torch.no_grad()
     def _stream(
         self,
-        start: tuple,
+        source: LIASource,
+        start_codes: torch.Tensor,
         num_frames: int | None,
         settings: MotionSettings,
         motion_control: MotionControl | None,
         decode_chunk_size: int | None,
         output_type: str,
     ) -> Iterator[PIL.Image.Image | np.ndarray | torch.Tensor]:
-        source, _, start_codes = self.prepare_start(*start, 1, settings)
         pieces = self.draw_motion(start_codes, num_frames, self.chunk_size(decode_chunk_size), settings)
         codes = (piece[0] for piece in pieces)  # (n, M)
         if motion_control is not None:
@@ -323,6 +338,7 @@ class LEOInfinitePipeline(MotionPipeline):
         transition: str = "none",
         transition_interval: int = 1,
         drift_limit: float | None = None,
+        seam_frames: int = 8,
         num_videos_per_prompt: int = 1,
         start_motion_code: torch.Tensor | None = None,
         generator: Generators = None,
@@ -347,6 +363,8 @@ class LEOInfinitePipeline(MotionPipeline):
             drift_limit (`float`, *optional*): Guard against drift: how many standard deviations from the mean of the
                 training codes a chunk may end. Where it would end farther off, in any direction, it is bent back over
                 its whole length, which adds no jump. None, the default, leaves the motion as it was drawn.
+            seam_frames (`int`): A drawn chunk does not quite begin where the last one ended. What is too much in its
+                first step is eased out over so many frames, fewer than a chunk has; 0 leaves the motion as drawn.
             num_videos_per_prompt (`int`): Videos per image or prompt, or from nothing.
             start_motion_code (`torch.Tensor` of shape `(M,)` or `(B, M)`, *optional*): The pose alpha_1 that the
                 motion starts from; by default the frame's own, or from nothing one that `motion_prior` draws.
@@ -370,7 +388,9 @@ class LEOInfinitePipeline(MotionPipeline):
             ValueError: Where an argument cannot be carried out, or does not fit the others; where a component is
                 missing, it is named.
         """
-        settings = MotionSettings(num_inference_steps, generator, transition, transition_interval, drift_limit)
+        settings = MotionSettings(
+            num_inference_steps, generator, transition, transition_interval, drift_limit, seam_frames
+        )
         self.check_inputs(num_frames, num_videos_per_prompt, settings, motion_control, decode_chunk_size, output_type)
         self.check_first_frame(image, prompt, first_frame_source, needs_prior=start_motion_code is None)
         source, num_videos_per_frame, start_codes = self.prepare_start(
@@ -412,3 +432,28 @@ def pull_back(motion_codes: torch.Tensor, unet: MotionUNet1DModel, drift_limit: 
     excess = torch.where(last.abs() > drift_limit, motion_codes[:, -1] - allowed, 0.0)  # (B, M)
     ramp = torch.linspace(0, 1, motion_codes.shape[1], device=motion_codes.device)
     return motion_codes - ramp[:, None] * excess[:, None]
+
+
+def ease_in(motion_codes: torch.Tensor, past: torch.Tensor, num_frames: int) -> torch.Tensor:
+    r"""
+    Takes the jump out of the first step of a chunk, so that the velocity across the seam is the mean of those on
+    either side of it.
+
+    Args:
+        motion_codes (`torch.Tensor` of shape `(B, L, M)`): One chunk, its given first code included.
+        past (`torch.Tensor` of shape `(B, n, M)`): The codes that end in this first code; one of them has no velocity.
+        num_frames (`int`): Frames over which the correction fades out; 0 leaves the chunk as it is.
+
+    Returns:
+        `torch.Tensor` of shape `(B, L, M)`: The chunk, from `num_frames + 1` on unchanged.
+    """
+    if num_frames == 0:
+        return motion_codes
+    velocity = motion_codes[:, 2] - motion_codes[:, 1]  # (B, M)
+    if past.shape[1] > 1:
+        velocity = (velocity + past[:, -1] - past[:, -2]) / 2
+    jump = motion_codes[:, 1] - motion_codes[:, 0] - velocity
+    steps = torch.arange(motion_codes.shape[1], device=motion_codes.device) - 1.0
+    fading = 0.5 + 0.5 * torch.cos(torch.pi * steps.clamp(0, num_frames) / num_frames)  # 1 at the first drawn code
+    fading[0] = 0  # the given code stays
+    return motion_codes - fading[:, None] * jump[:, None]
