@@ -20,7 +20,7 @@ from leo_diffusers import FrameDiscriminator, LIAModel, LIAPipeline, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.frame_pairs import FramePairs
 from leo_diffusers.data.video_clips import VideoClip, find_clips, hold_out_frames
-from leo_diffusers.model_card import ANIMATE_USAGE, write_model_card
+from leo_diffusers.model_card import ANIMATE_USAGE
 from leo_diffusers.training.arguments import (
     add_training_arguments,
     build_accelerator,
@@ -31,9 +31,15 @@ from leo_diffusers.training.checkpoints import save_atomically
 from leo_diffusers.training.growing import grow_animator, paper_channels
 from leo_diffusers.training.losses import discriminator_loss, reconstruction_losses
 from leo_diffusers.training.perceptual_loss import load_perceptual_loss
-from leo_diffusers.training.publishing import command_line, hub_repository, upload_model
+from leo_diffusers.training.publishing import hub_repository, upload_model, write_training_card
 from leo_diffusers.training.run import TrainingRun
-from leo_diffusers.training.validation import log_validation, reconstruction_metrics, write_clip, write_grid
+from leo_diffusers.training.validation import (
+    describe,
+    log_validation,
+    reconstruction_metrics,
+    write_clip,
+    write_grid,
+)
 
 
 GRID_COLUMNS = 8  # frames of a validation picture
@@ -123,8 +129,8 @@ def grow_as_asked(animator: LIAModel, args: argparse.Namespace) -> LIAModel:
     config = animator.config
     frame_size = config.frame_size if args.resolution is None else args.resolution
     warp_source_image = args.warp_source_image or config.warp_source_image
-    is_grown = (frame_size, warp_source_image) == (config.frame_size, config.warp_source_image)
-    if is_grown and args.block_out_channels in (None, list(config.block_out_channels)):
+    is_same = (frame_size, warp_source_image) == (config.frame_size, config.warp_source_image)
+    if is_same and args.block_out_channels in (None, list(config.block_out_channels)):
         return animator
     return grow_animator(animator, frame_size, warp_source_image, args.block_out_channels)
 
@@ -247,18 +253,17 @@ def validate(
 def save_model(animator: LIAModel, metrics: dict[str, float], args: argparse.Namespace, perceptual_name: str) -> None:
     def save(folder: str) -> None:
         LIAPipeline(animator).save_pretrained(folder)
-        measured = ", ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in metrics.items())
-        defaults = vars(build_parser().parse_args(["--train_data_dir", ".", "--output_dir", "."]))
-        write_model_card(
+        write_training_card(
             folder,
+            build_parser(),
+            args,
             title=f"{args.output_dir.resolve().name}: a LIA animator at {animator.config.frame_size} pixels",
-            description=(
-                f"An image animator (LIA) trained with leo_diffusers, perceptual loss: {perceptual_name}.\n\n"
-                f"```bash\n{command_line('train_lia.py', args, defaults)}\n```\n\n"
-                f"Measured on held-out frames (L1 of pixels in [0, 1]; copy: the source frame itself): {measured}."
+            description=(f"An image animator (LIA) trained with leo_diffusers, perceptual loss: {perceptual_name}."),
+            measured=(
+                "Measured on held-out frames (L1 of pixels in [0, 1]; copy: the source frame itself): "
+                f"{describe(metrics)}."
             ),
-            usage=ANIMATE_USAGE.format(name=args.hub_model_id or args.output_dir.resolve().name),
-            license="other",
+            usage=ANIMATE_USAGE,
             tags=["image-animation"],
         )
 

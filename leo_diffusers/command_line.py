@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 
 from huggingface_hub.utils import HfHubHTTPError
@@ -31,14 +32,25 @@ def run_command(name: str, work: Callable[[argparse.Namespace], None], arguments
         arguments (`argparse.Namespace`): Given to `work`.
 
     Returns:
-        `int`: Exit code: 0, or 2 after one line on standard error where the input was bad.
+        `int`: Exit code: 0, or 2 after one line on standard error where the input was bad. Warnings to users are one
+        line there too.
     """
+
+    def show_warning(message: Warning, category: type[Warning], *origin: object) -> None:
+        if issubclass(category, UserWarning):
+            print(f"{name}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            show_otherwise(message, category, *origin)
+
+    show_otherwise, warnings.showwarning = warnings.showwarning, show_warning
     try:
         work(arguments)
     except INPUT_ERRORS as error:
         logging.getLogger(__name__).debug("The error's origin:", exc_info=True)
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
+    finally:
+        warnings.showwarning = show_otherwise
     return 0
 
 

@@ -1,9 +1,10 @@
 import argparse
+import warnings
 
 import pytest
 
 from leo_diffusers import video_io
-from leo_diffusers.command_line import OneLineParser, run_script
+from leo_diffusers.command_line import OneLineParser, run_command, run_script
 
 
 def run_toy(monkeypatch, error: Exception | None) -> tuple[int, argparse.Namespace]:
@@ -51,3 +52,14 @@ def test_words_that_cannot_be_parsed_are_one_line(capsys):
         parser.parse_args(["--count", "many"])
     assert caught.value.code == 2
     assert capsys.readouterr().err == "toy.py: error: argument --count: invalid int value: 'many'\n"
+
+
+def test_warnings_to_users_are_one_line(capsys):
+    def work(arguments):
+        warnings.warn("The frame\n is cropped.", UserWarning, stacklevel=2)
+        warnings.warn("old", DeprecationWarning, stacklevel=2)
+
+    with pytest.warns(DeprecationWarning, match="old"):
+        assert run_command("program", work, argparse.Namespace()) == 0
+    said = capsys.readouterr().err
+    assert said == "program: warning: The frame is cropped.\n"
