@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from leo_diffusers import LEOPipeline, LIAModel, MotionUNet1DModel
+from leo_diffusers import LEOInfinitePipeline, LEOPipeline, LIAModel, MotionUNet1DModel
 
 
 pytestmark = [
@@ -46,6 +46,25 @@ def test_model_cpu_offload_gives_the_same_video():
     torch.testing.assert_close(generate(pipeline), expected, atol=1e-3, rtol=0)
     assert {parameter.device.type for parameter in pipeline.animator.parameters()} == {"cpu"}
     assert {parameter.device.type for parameter in pipeline.motion_unet.parameters()} == {"cpu"}
+
+
+def test_an_offloaded_stream_gives_the_same_frames():
+    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    streams = []
+    for offload in (False, True):
+        components = build_pipeline().components
+        pipeline = LEOInfinitePipeline(**{name: part for name, part in components.items() if part is not None})
+        if offload:
+            pipeline.enable_model_cpu_offload()
+        else:
+            pipeline.to(torch.accelerator.current_accelerator())
+        generator = torch.Generator().manual_seed(0)
+        frames = pipeline.stream(
+            image, num_frames=40, num_inference_steps=4, drift_limit=2, generator=generator, output_type="pt"
+        )
+        streams.append(torch.stack(list(frames)))
+    torch.testing.assert_close(*streams, atol=1e-3, rtol=0)
+    assert {parameter.device.type for parameter in pipeline.animator.parameters()} == {"cpu"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

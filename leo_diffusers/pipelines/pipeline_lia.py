@@ -71,28 +71,33 @@ class LIAPipeline(AnimatorPipeline):
         self.check_motion_control(motion_control)
         self.check_output_type(output_type)
 
-    @torch.no_grad()
     def encode_driving(self, driving_video: DrivingVideo, chunk_size: int | None = None) -> Iterator[torch.Tensor]:
         r"""
+        Opens a driving video at once, and encodes it as it is read.
+
         Args:
             driving_video (`str`, `Path`, [`~video_io.VideoReader`] or iterable): A file, or frames as
                 [`~video_io.to_frame`] takes them.
             chunk_size (`int`, *optional*): Frames that are encoded at a time.
 
-        Yields:
-            `torch.Tensor` of shape `(n, M)`: Motion codes in order, read as the video is read.
+        Returns:
+            Iterator of `torch.Tensor` of shape `(n, M)`: Motion codes in order.
 
         Raises:
             FileNotFoundError: Where there is no such file.
-            ValueError: Where the video cannot be read or holds no frames.
+            ValueError: Where the video cannot be read; while it is read, where it holds no frames.
         """
         frame_size = self.animator.config.frame_size
         if isinstance(driving_video, (str, Path)):
             frames = video_io.VideoReader(driving_video, frame_size=frame_size)
         else:
             frames = (video_io.to_frame(frame, frame_size) for frame in driving_video)
+        return self._encode_frames(frames, self.chunk_size(chunk_size))
+
+    @torch.no_grad()
+    def _encode_frames(self, frames: Iterable[torch.Tensor], chunk_size: int) -> Iterator[torch.Tensor]:
         num_frames = 0
-        for batch in batches(frames, self.chunk_size(chunk_size)):
+        for batch in batches(frames, chunk_size):
             num_frames += len(batch)
             yield self.animator.encode_motion(batch.to(self._execution_device))
         if num_frames == 0:
@@ -178,19 +183,20 @@ class LIAPipeline(AnimatorPipeline):
 
         Args: as [`~LIAPipeline.__call__`].
 
-        Yields:
-            `PIL.Image.Image`, `np.ndarray` of shape `(H, W, 3)` in [0, 1], `torch.Tensor` of shape `(3, H, W)` in
-            [0, 1], or for "latent" the motion code, a `torch.Tensor` of shape `(M,)`: One frame, float32, on the CPU.
+        Returns:
+            Iterator of `PIL.Image.Image`, `np.ndarray` of shape `(H, W, 3)` in [0, 1], `torch.Tensor` of shape
+            `(3, H, W)` in [0, 1], or for "latent" of motion codes, `torch.Tensor` of shape `(M,)`: single frames,
+            float32, on the CPU.
 
-        Raises: as [`~LIAPipeline.__call__`], when the first frame is asked for; a video that turns out too short for
-            `reference_frame` or a curve of `motion_control`, when its end is reached.
+        Raises: as [`~LIAPipeline.__call__`], at once; only that a video turns out too short for `reference_frame` or
+            a curve of `motion_control` shows when its end is reached.
         """
         self.check_inputs(motion_mode, reference_frame, motion_control, output_type)
         source = self.animator.encode_source(self.preprocess(image))
         motion_codes = self.driven_motion(
             source, driving_video, motion_mode, reference_frame, motion_control, decode_chunk_size
         )
-        yield from self.stream_frames(source, motion_codes, decode_chunk_size, output_type)
+        return self.stream_frames(source, motion_codes, decode_chunk_size, output_type)
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
