@@ -40,6 +40,7 @@ from leo_diffusers.training.validation import describe, log_validation, write_gr
 
 CHANNELS = {64: (128, 256, 384, 512), 128: (128, 128, 256, 384, 512), 256: (128, 128, 256, 256, 512, 512)}
 ATTENTION_SIZE = 16  # pixels; larger maps go without attention
+NORM_GROUPS = 32
 GRID_COLUMNS = 8  # frames of a validation picture
 
 # ------------------------------------------------------------------------------------------------------------- parse
@@ -64,17 +65,30 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_resolution(resolution: int, args: argparse.Namespace) -> None:
+def check_architecture(resolution: int, args: argparse.Namespace) -> None:
     if args.block_out_channels is None and resolution not in CHANNELS:
         raise ValueError(
             f"--resolution must be one of {list(CHANNELS)}, got {resolution}: for another, give --block_out_channels "
             "too."
         )
-    num_halvings = len(args.block_out_channels or CHANNELS[resolution]) - 1
+    channels = args.block_out_channels or CHANNELS[resolution]
+    if any(count < 1 or count % NORM_GROUPS for count in channels):
+        raise ValueError(
+            f"--block_out_channels must be multiples of {NORM_GROUPS}, the groups of its normalisation, got "
+            f"{channels}."
+        )
+    num_halvings = len(channels) - 1
     if resolution < 1 or resolution % 2**num_halvings:
         raise ValueError(
             f"--resolution must be a multiple of {2**num_halvings}, as the levels halve it {num_halvings} times, got "
             f"{resolution}."
+        )
+    if args.layers_per_block < 1:
+        raise ValueError(f"--layers_per_block must be at least 1, got {args.layers_per_block}.")
+    if not 1 <= args.attention_head_dim <= min(channels):
+        raise ValueError(
+            f"--attention_head_dim must be from 1 to {min(channels)}, the fewest channels of a level, got "
+            f"{args.attention_head_dim}."
         )
 
 
@@ -94,6 +108,7 @@ def build_unet(motion_codes: MotionCodes, resolution: int, args: argparse.Namesp
         mid_block_type="UNetMidBlock2D",
         up_block_types=tuple("AttnUpBlock2D" if has else "UpBlock2D" for has in reversed(has_attention)),
         attention_head_dim=args.attention_head_dim,
+        norm_num_groups=NORM_GROUPS,
         resnet_time_scale_shift="scale_shift",
         dropout=args.dropout,
         # The motion code is projected and added to the timestep's embedding.
@@ -190,7 +205,7 @@ def main(args: argparse.Namespace) -> None:
     animator = LIAPipeline.from_pretrained(args.pretrained_model_name_or_path).animator.requires_grad_(False)
     motion_codes = load_motion_codes(animator, args)
     resolution = animator.config.frame_size if args.resolution is None else args.resolution
-    check_resolution(resolution, args)
+    check_architecture(resolution, args)
     # The main process looks at the clips; the others read what it found.
     with accelerator.main_process_first():
         clips, _ = find_clips(args.train_data_dir, min_size=resolution, cache=args.output_dir / ".clips.json")

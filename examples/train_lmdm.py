@@ -37,6 +37,7 @@ from leo_diffusers.training.validation import describe, log_validation, motion_s
 
 
 USAGE = {"none": UNCONDITIONAL_USAGE, "start": GENERATE_USAGE, "start_end": TRANSITION_USAGE}
+TAGS = {"none": ["unconditional-video-generation"], "start": ["image-to-video"], "start_end": []}
 GRID_COLUMNS = 8  # frames of a validation picture
 
 # ------------------------------------------------------------------------------------------------------------- parse
@@ -159,7 +160,7 @@ def save_model(
             description="Motion codes of a LIA animator, modelled by diffusion (LEO), trained with leo_diffusers.",
             measured=f"Ratios of generated to real motion, 1 is equal: {describe(metrics)}.",
             usage=USAGE[args.condition],
-            tags=["image-to-video"],
+            tags=TAGS[args.condition],
         )
 
     save_atomically(save, args.output_dir)

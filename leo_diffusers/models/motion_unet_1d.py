@@ -91,6 +91,11 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
         )
         if condition not in _GIVEN_FRAMES:
             raise ValueError(f"`condition` must be one of {list(_GIVEN_FRAMES)}, got {condition!r}.")
+        if sequence_length <= sum(_GIVEN_FRAMES[condition]):
+            raise ValueError(
+                f"`sequence_length` must be above {sum(_GIVEN_FRAMES[condition])}, the frames that are given with "
+                f"`condition={condition!r}`, got {sequence_length}."
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1, got {dropout}.")
 

@@ -7,6 +7,7 @@ import diffusers
 from diffusers import ModelMixin
 from diffusers.schedulers import SchedulerMixin
 from huggingface_hub import snapshot_download
+from huggingface_hub.utils import HfHubHTTPError
 
 from ..models.motion_prior import MotionPriorModel
 from ..models.motion_unet_1d import MotionUNet1DModel
@@ -33,9 +34,10 @@ def load_components(folder: str | Path) -> dict[str, ModelMixin | SchedulerMixin
         `dict`: Networks and schedulers by their names in the pipelines.
 
     Raises:
-        ValueError: Where there is none.
+        FileNotFoundError: Where there is no such folder, and the Hub has no repository of this name either.
+        ValueError: Where it holds no network or scheduler.
     """
-    path = Path(folder) if Path(folder).is_dir() else Path(snapshot_download(str(folder)))
+    path = Path(folder) if Path(folder).is_dir() else _download(str(folder))
     components = {
         name: network.from_pretrained(path / name)
         for name, network in NETWORKS.items()
@@ -49,3 +51,13 @@ def load_components(folder: str | Path) -> dict[str, ModelMixin | SchedulerMixin
     if not components:
         raise ValueError(f"{folder} holds none of {', '.join((*NETWORKS, *SCHEDULERS))}: train one with the examples.")
     return components
+
+
+def _download(repository: str) -> Path:
+    try:
+        return Path(snapshot_download(repository))
+    except (HfHubHTTPError, ValueError, OSError) as error:
+        # The Hub's own messages are paragraphs about tokens and networks, and some do not name what was asked for.
+        raise FileNotFoundError(
+            f"There is no folder {repository}, and the Hub gave no repository of that name: {type(error).__name__}."
+        ) from error

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from leo_diffusers.data.frame_pairs import EndlessSampler, FramePairs, FrameReader, jitter_color
+from leo_diffusers.data.frame_pairs import EndlessSampler, FramePairs, FrameReader, RandomFrames, jitter_color
 from leo_diffusers.data.video_clips import VideoClip, find_clips, hold_out_frames
 from leo_diffusers.video_io import read_video
 
@@ -195,6 +195,62 @@ def test_endless_sampler_continues_where_it_is_told():
     assert list(EndlessSampler(9, 7)) == [] and len(EndlessSampler(9, 7)) == 0
 
 
-def test_no_clips_are_refused():
+@pytest.mark.parametrize("dataset", [FramePairs, RandomFrames])
+def test_no_clips_are_refused(dataset):
     with pytest.raises(ValueError, match="`clips` is empty"):
-        FramePairs([], 32)
+        dataset([], 32)
+
+
+# --- single frames ---
+
+
+def make_random_frames(clips, **options) -> RandomFrames:
+    return RandomFrames(clips, 32, **{"horizontal_flip": False, "seed": 3, **options})
+
+
+def test_an_item_is_a_frame_of_the_clip_whose_turn_it_is(clips, all_frames):
+    dataset = make_random_frames(clips)
+    assert len(dataset) == len(clips)
+    drawn = Counter()
+    for position in range(3 * 240):
+        item = dataset[position]
+        assert list(item) == ["frame", "position"] and item["position"] == position
+        clip, number = locate(item["frame"], all_frames)
+        assert clips[clip] == dataset.clip_at(position)
+        drawn[clip, number] += 1
+    assert len(drawn) == sum(LENGTHS.values())  # every frame
+    shares = Counter(clip for clip, _ in drawn.elements())
+    assert set(shares.values()) == {240}  # clips are equally likely, whatever their length
+    assert max(drawn[1, number] for number in range(5)) < 80  # 48 each on average
+
+
+@pytest.mark.parametrize("cache_gigabytes", [0.0, 1.0])
+def test_a_position_decides_the_frame(clips, cache_gigabytes):
+    options = {"horizontal_flip": True, "color_jitter": 0.2}
+    reference, again = (make_random_frames(clips, **options, cache_gigabytes=size) for size in (1.0, cache_gigabytes))
+    positions = [*range(8), 2**40]
+    expected = {position: reference[position]["frame"] for position in positions}
+    assert all(torch.equal(again[position]["frame"], expected[position]) for position in reversed(positions))
+    other = make_random_frames(clips, **options, seed=4)
+    assert not any(torch.equal(other[position]["frame"], expected[position]) for position in positions)
+
+
+def test_half_of_the_frames_are_mirrored(clips):
+    plain, flipped = make_random_frames(clips), make_random_frames(clips, horizontal_flip=True)
+    num_flipped = 0
+    for position in range(300):
+        frame, expected = flipped[position]["frame"], plain[position]["frame"]
+        if not torch.equal(frame, expected):
+            assert torch.equal(frame, expected.flip(-1))
+            num_flipped += 1
+    assert 115 <= num_flipped <= 185  # four deviations of a fair coin
+
+
+def test_frames_come_at_the_size_asked_for(clips):
+    assert RandomFrames(clips, 16)[0]["frame"].shape == (3, 16, 16)
+
+
+def test_a_clip_of_one_frame_is_enough(clips, all_frames):
+    still = VideoClip(clips[1].path, clips[1].name, num_frames=1, frames_per_second=25, start_frame=2)
+    dataset = make_random_frames([still])
+    assert all(torch.equal(dataset[position]["frame"], all_frames[1][2]) for position in range(4))

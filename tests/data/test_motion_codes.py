@@ -6,7 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from leo_diffusers.data.motion_codes import STD_FLOOR, MotionCodes, MotionSequences, hash_animator
+from leo_diffusers.data.motion_codes import (
+    DRAWS_PER_BLOCK,
+    STD_FLOOR,
+    MotionCodes,
+    MotionSequences,
+    hash_animator,
+)
 
 
 LENGTHS = (5, 9, 1)
@@ -130,7 +136,7 @@ def test_sequences_are_windows_of_one_clip():
     motion_codes = make_codes((3, 6, 11))
     sequences = MotionSequences(motion_codes, 4)
     assert len(sequences) == 3 + 8
-    for position in (*range(50), 2**40):
+    for position in (*range(50), DRAWS_PER_BLOCK - 1, DRAWS_PER_BLOCK, 2**40):
         item = sequences[position]
         codes = item["motion_codes"]
         assert item["position"] == position and codes.shape == (4, 4)
@@ -140,7 +146,8 @@ def test_sequences_are_windows_of_one_clip():
 
 def test_every_window_is_equally_likely():
     sequences = MotionSequences(make_codes((4, 3, 13)), 4)
-    drawn = Counter(tuple(sequences[i]["motion_codes"][0, :2].int().tolist()) for i in range(2200))
+    positions = range(DRAWS_PER_BLOCK - 1100, DRAWS_PER_BLOCK + 1100)
+    drawn = Counter(tuple(sequences[i]["motion_codes"][0, :2].int().tolist()) for i in positions)
     assert set(drawn) == {(0, 0)} | {(2, start) for start in range(10)}
     assert all(abs(count - 200) < 70 for count in drawn.values()), drawn  # five deviations
 
@@ -148,9 +155,23 @@ def test_every_window_is_equally_likely():
 def test_a_position_decides_the_window():
     motion_codes = make_codes((30, 40))
     first, again, other = (MotionSequences(motion_codes, 8, seed=seed) for seed in (1, 1, 2))
-    windows = [first[i]["motion_codes"] for i in range(20)]
-    assert all(torch.equal(again[i]["motion_codes"], windows[i]) for i in reversed(range(20)))
-    assert not all(torch.equal(other[i]["motion_codes"], windows[i]) for i in range(20))
+    positions = [*range(20), *range(DRAWS_PER_BLOCK - 5, DRAWS_PER_BLOCK + 5), 2**40]
+    windows = {i: first[i]["motion_codes"] for i in positions}
+    assert all(torch.equal(again[i]["motion_codes"], windows[i]) for i in reversed(positions))
+    assert not all(torch.equal(other[i]["motion_codes"], windows[i]) for i in positions)
+
+
+def test_blocks_of_draws_do_not_repeat_each_other():
+    sequences = MotionSequences(make_codes((60,)), 8)
+    blocks = [[sequences[start + i]["motion_codes"][0, 1].item() for i in range(40)] for start in (0, DRAWS_PER_BLOCK)]
+    assert blocks[0] != blocks[1]
+
+
+def test_single_codes_are_all_drawn():
+    sequences = MotionSequences(make_codes(), 1)
+    assert len(sequences) == sum(LENGTHS)
+    drawn = {tuple(sequences[i]["motion_codes"][0, :2].int().tolist()) for i in range(300)}
+    assert drawn == {(clip, frame) for clip, length in enumerate(LENGTHS) for frame in range(length)}
 
 
 def test_a_clip_of_just_the_length_is_one_window():

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
-from leo_diffusers import LEOPipeline, LIAModel, LIAPipeline, MotionUNet1DModel
+from leo_diffusers import LEOPipeline, LIAModel, LIAPipeline, load_components
 from leo_diffusers.data.motion_codes import MotionCodes, hash_animator
 from leo_diffusers.video_io import VideoReader, read_video, write_image
 
@@ -104,16 +104,38 @@ def test_the_animator_stays_as_it_was(straight, animator_folder):
 
 
 @pytest.mark.parametrize("condition", ["none", "start_end"])
-def test_networks_without_a_pipeline_of_their_own(run_example, inputs, tmp_path, read_lines, condition):
-    options = [*inputs, "--output_dir", tmp_path, *NETWORK, *VALIDATION, "--condition", condition]
-    run_example("train_lmdm.py", *options, "--max_train_steps", 2, "--train_batch_size", 2, "--report_to", "none")
-    assert len(read_lines(tmp_path / "losses.jsonl")) == 2 and len(read_lines(tmp_path / "validation.jsonl")) == 1
-    unet = MotionUNet1DModel.from_pretrained(tmp_path, subfolder="motion_unet")
+def test_runs_of_the_other_conditions(run_example, inputs, tmp_path, read_lines, condition):
+    """Two steps, then the second of them once more, resumed."""
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    options = [*inputs, *NETWORK, *VALIDATION, "--condition", condition, "--checkpointing_steps", 1, "--use_ema"]
+    options += ["--max_train_steps", 2, "--train_batch_size", 2, "--report_to", "none", "--dropout", 0.3]
+    run_example("train_lmdm.py", *options, "--output_dir", straight)
+    shutil.copytree(straight, resumed)
+    shutil.rmtree(resumed / "checkpoint-2")
+    run_example("train_lmdm.py", *options, "--output_dir", resumed, "--resume_from_checkpoint", "latest")
+
+    unet_name, scheduler_name = {
+        "none": ("motion_unet", "scheduler"),
+        "start_end": ("transition_unet", "transition_scheduler"),
+    }[condition]
+    components = load_components(straight)
+    assert set(components) == {unet_name, scheduler_name}
+    unet, scheduler = components[unet_name], components[scheduler_name]
     assert unet.config.condition == condition
     assert unet.num_sample_frames == {"none": 16, "start_end": 14}[condition]
-    scheduler = DDIMScheduler.from_pretrained(tmp_path, subfolder="scheduler")
     assert scheduler.config.prediction_type == "epsilon" and not scheduler.config.clip_sample
-    assert f"condition {condition}" in (tmp_path / "README.md").read_text()
+    if condition == "none":
+        assert LEOPipeline.from_pretrained(straight).motion_unet.config.condition == "none"
+    average = torch.load(straight / "checkpoint-2" / "custom_checkpoint_0.pkl", weights_only=True)["shadow_params"]
+    assert all(map(torch.equal, unet.parameters(), average))
+
+    assert read_lines(resumed / "losses.jsonl") == read_lines(straight / "losses.jsonl")
+    assert [line["step"] for line in read_lines(straight / "losses.jsonl")] == [1, 2]
+    assert read_lines(resumed / "validation.jsonl") == read_lines(straight / "validation.jsonl")
+    assert all(map(torch.equal, load_components(resumed)[unet_name].parameters(), unet.parameters()))
+    card = ModelCard.load(straight / "README.md")
+    assert f"--condition {condition}" in card.text and f"condition {condition}" in card.text
+    assert "image-to-video" not in card.data.tags  # a photo is nothing that these can start from
 
 
 @pytest.fixture(scope="module")
@@ -133,15 +155,16 @@ def one_process(one_step) -> Path:
     return one_step("python", 8)
 
 
-@pytest.fixture(scope="module")
-def two_processes(one_step) -> Path:
-    return one_step("two processes", 4)
+@pytest.fixture(scope="module", params=["start", "start_end"])
+def two_and_one(request, one_step) -> tuple[Path, Path]:
+    """One step by two processes, and by one with twice the batch."""
+    condition = ["--condition", request.param]
+    return one_step("two processes", 4, *condition), one_step("python", 8, *condition)
 
 
-def test_two_processes_make_the_step_of_one_with_twice_the_batch(one_process, two_processes):
+def test_two_processes_make_the_step_of_one_with_twice_the_batch(two_and_one):
     ours, theirs = (
-        torch.load(folder / "checkpoint-1" / "optimizer.bin", weights_only=True)["state"]
-        for folder in (two_processes, one_process)
+        torch.load(folder / "checkpoint-1" / "optimizer.bin", weights_only=True)["state"] for folder in two_and_one
     )
     assert len(ours) == len(theirs) > 20
     for index in theirs:
@@ -149,8 +172,8 @@ def test_two_processes_make_the_step_of_one_with_twice_the_batch(one_process, tw
     assert sum(moments["exp_avg"].abs().sum() for moments in theirs.values()) > 0
 
 
-def test_two_processes_log_the_loss_of_the_whole_batch(one_process, two_processes, read_lines):
-    (losses,), (expected,) = (read_lines(folder / "losses.jsonl") for folder in (two_processes, one_process))
+def test_two_processes_log_the_loss_of_the_whole_batch(two_and_one, read_lines):
+    (losses,), (expected,) = (read_lines(folder / "losses.jsonl") for folder in two_and_one)
     assert losses == pytest.approx(expected, abs=1e-5)
 
 
@@ -181,6 +204,9 @@ def test_codes_of_another_animator_are_refused(run_example, codes_folder, tmp_pa
         (["--sequence_length", 64], "No clip has the 64 frames .* the longest has 40"),
         (["--num_inference_steps", 2000], "--num_inference_steps must be from 1 to 1000, got 2000"),
         (["--resume_from_checkpoint", "checkpoint-7"], "checkpoint-7 is no checkpoint"),
+        (["--num_attention_heads", 5], r"`num_attention_heads` \(5\) must divide the 32 channels"),
+        (["--condition", "none", "--validation_image", "photo.png"], "--validation_image needs --condition start"),
+        (["--validation_image", "photo.png"], "There is no image photo.png for --validation_image"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(run_example, inputs, tmp_path, changes, message):

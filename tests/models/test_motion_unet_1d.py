@@ -287,6 +287,10 @@ def test_half_precision_is_close(dtype):
         ({"num_attention_heads": 5}, r"`num_attention_heads` \(5\) must divide the 384 channels of level 2"),
         ({"attention_levels": (), "num_attention_heads": 3}, "must divide the 512 channels of level 3"),
         ({"condition": "end"}, "`condition` must be one of .*start_end.*got 'end'"),
+        (
+            {"condition": "start_end", "sequence_length": 2, "block_out_channels": (32, 32), "attention_levels": ()},
+            "`sequence_length` must be above 2, the frames that are given with `condition='start_end'`, got 2",
+        ),
         ({"motion_mean": (0.0,) * 3}, r"`motion_mean` must hold `motion_dim` \(20\) numbers, got 3"),
         ({"motion_std": (1.0,) * 21}, r"`motion_std` must hold `motion_dim` \(20\) numbers, got 21"),
         ({"motion_mean": (float("nan"),) * 20}, "`motion_mean` must hold finite Python numbers"),

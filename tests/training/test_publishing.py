@@ -7,8 +7,10 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from huggingface_hub import ModelCard
 
-from leo_diffusers.training.publishing import command_line, hub_repository, upload_model
+from leo_diffusers.command_line import OneLineParser
+from leo_diffusers.training.publishing import command_line, hub_repository, upload_model, write_training_card
 
 
 DEFAULTS = {
@@ -91,6 +93,53 @@ def test_a_hub_id_is_no_path(make_args):
 def test_names_with_spaces_stay_one_word(make_args):
     command = command_line("train_lia.py", make_args(train_data_dir=Path("my clips")), DEFAULTS)
     assert words_of(command)[-2:] == ["--train_data_dir", "my clips"]
+
+
+# --- model card ---
+
+
+@pytest.fixture
+def write_card(tmp_path):
+    parser = OneLineParser(prog="train_toy.py")
+    parser.add_argument("--output_dir", type=Path)
+    parser.add_argument("--num_layers", type=int, default=4)
+    parser.add_argument("--hub_model_id")
+    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.set_defaults(learning_rate=1e-3)
+
+    def write(*words: str) -> ModelCard:
+        args = parser.parse_args(["--output_dir", str(tmp_path / "toy"), *words])
+        write_training_card(
+            tmp_path,
+            parser,
+            args,
+            title="toy: a model",
+            description="It does nothing.",
+            measured="Error: 0.5.",
+            usage='model = load("{name}")',
+            tags=["toys"],
+        )
+        return ModelCard.load(tmp_path / "README.md")
+
+    return write
+
+
+def test_a_training_card_says_how_the_model_was_made_and_how_good_it_is(write_card, tmp_path):
+    card = write_card("--num_layers", "2")
+    assert "toys" in card.data.tags and card.data.license == "other"
+    parts = ["# toy: a model", "It does nothing.", "```bash\naccelerate launch", "```", "Error: 0.5.", "## Use"]
+    places = [card.text.index(part) for part in parts]
+    assert places == sorted(places)
+    command = card.text.split("```bash\n")[1].split("```")[0]
+    assert words_of(command)[2:] == ["examples/train_toy.py", "--output_dir", "toy", "--num_layers", "2"]
+    assert str(tmp_path) not in card.text
+    assert 'load("toy")' in card.text
+
+
+def test_a_training_card_uses_the_name_on_the_hub(write_card):
+    card = write_card("--hub_model_id", "somebody/toy", "--learning_rate", "0.0001")
+    assert 'load("somebody/toy")' in card.text
+    assert "--learning_rate 0.0001" in card.text  # the script's own default is another
 
 
 # --- the Hub ---

@@ -10,6 +10,8 @@ from accelerate.utils import ProjectConfiguration
 from PIL import Image
 
 from leo_diffusers.training.validation import (
+    code_statistics,
+    describe,
     frame_grid,
     log_validation,
     motion_statistics,
@@ -158,3 +160,66 @@ def test_motion_that_stands_still_and_dimensions_that_never_move_are_finite():
     assert still["slow"] == still["fast"] == 0 and still["spread"] > 0
     data[..., 0] = 0.5
     assert all(map(math.isfinite, motion_statistics(data, data).values()))
+
+
+def test_a_description_is_one_line_of_short_numbers():
+    metrics = {"validation/spread": 0.98765, "l1": 12345.6, "validation/psnr": 2.0}
+    assert describe(metrics) == "spread 0.988, l1 1.23e+04, psnr 2"
+
+
+# --- single codes ---
+
+
+def poses(num_codes: int = 4000, seed: int = 0) -> torch.Tensor:
+    """Codes in four directions, the last two of which move together."""
+    codes = torch.randn(num_codes, 4, generator=torch.Generator().manual_seed(seed))
+    codes[:, 3] = codes[:, 2] + 0.5 * codes[:, 3]
+    return codes * torch.tensor([0.1, 1.0, 2.0, 5.0]) + torch.tensor([3.0, 0.0, -1.0, 7.0])
+
+
+def test_codes_equal_themselves_in_any_order_and_number():
+    data = poses()
+    expected = {"offset": 0, "spread": 1, "spread_min": 1, "spread_max": 1, "correlation": 0}
+    assert code_statistics(data, data) == pytest.approx(expected, abs=1e-5)
+    assert code_statistics(data.flip(0), data) == pytest.approx(expected, abs=1e-5)
+    assert code_statistics(poses(2000, seed=1), data) == pytest.approx(expected, abs=0.06)
+
+
+def test_code_statistics_against_their_formulas():
+    samples, data = poses(50, seed=1).numpy().astype(float), poses(70, seed=2).numpy().astype(float)
+    std = data.std(axis=0, ddof=1)
+    spread = samples.std(axis=0, ddof=1) / std
+    correlation = np.abs(np.corrcoef(samples.T) - np.corrcoef(data.T)).mean()
+    offset = np.abs((samples.mean(axis=0) - data.mean(axis=0)) / std).mean()
+    assert code_statistics(torch.tensor(samples), torch.tensor(data)) == pytest.approx(
+        {
+            "offset": offset,
+            "spread": spread.mean(),
+            "spread_min": spread.min(),
+            "spread_max": spread.max(),
+            "correlation": correlation,
+        }
+    )
+
+
+def test_each_code_statistic_sees_what_it_is_for():
+    data = poses()
+    shifted = code_statistics(data + 0.5 * data.std(dim=0), data)
+    assert shifted == pytest.approx(code_statistics(data, data) | {"offset": 0.5}, abs=1e-4)
+    wider = code_statistics((data - data.mean(dim=0)) * torch.tensor([0.5, 1.0, 1.0, 3.0]) + data.mean(dim=0), data)
+    assert wider["spread_min"] == pytest.approx(0.5, rel=1e-4) and wider["spread_max"] == pytest.approx(3, rel=1e-4)
+    assert wider["offset"] == pytest.approx(0, abs=1e-4) and wider["correlation"] == pytest.approx(0, abs=1e-4)
+    # Each direction as it was, but no longer together.
+    apart = torch.stack([data[:, 0], data[:, 1], data[:, 2], data[:, 3].roll(1)], dim=1)
+    independent = code_statistics(apart, data)
+    assert independent["correlation"] == pytest.approx(2 / 16 * (1 / 1.25**0.5), abs=0.01)
+    assert independent["offset"] == pytest.approx(0, abs=1e-4) and independent["spread"] == pytest.approx(1, rel=1e-4)
+
+
+def test_codes_that_collapsed_and_directions_that_never_move_are_finite():
+    data = poses()
+    collapsed = code_statistics(data[:1].expand(10, -1), data)
+    assert collapsed["spread"] == pytest.approx(0, abs=1e-5) and all(map(math.isfinite, collapsed.values()))
+    data[:, 1] = 0.25
+    assert all(map(math.isfinite, code_statistics(data, data).values()))
+    assert all(map(math.isfinite, code_statistics(data[:, :1], data[:, :1]).values()))  # one direction alone

@@ -1,0 +1,199 @@
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file
+
+from leo_diffusers import LEOPipeline, LIAModel, LIAPipeline, load_components
+from leo_diffusers.data.motion_codes import MotionCodes
+
+
+NETWORK = ["--block_out_channels", 32, 32, "--layers_per_block", 1]
+VALIDATION = ["--num_validation_samples", 4, "--num_inference_steps", 2]
+RECIPE = [
+    *NETWORK,
+    *VALIDATION,
+    *("--max_train_steps", 4, "--checkpointing_steps", 2, "--validation_steps", 3, "--train_batch_size", 2),
+    *("--gradient_accumulation_steps", 2, "--use_ema", "--ema_decay", 0.9, "--seed", 11),
+    *("--lr_scheduler", "linear", "--prediction_type", "v_prediction", "--max_grad_norm", 1.0),
+    *("--learning_rate", 3e-3, "--report_to", "none"),
+    *("--dropout", 0.3),  # its masks come from the random state
+]
+
+
+@pytest.fixture(scope="module")
+def inputs(animator_folder, codes_folder, clips_folder) -> list:
+    options = ["--pretrained_model_name_or_path", animator_folder, "--motion_codes_dir", codes_folder]
+    return [*options, "--train_data_dir", clips_folder]
+
+
+@pytest.fixture(scope="module")
+def script() -> dict:
+    """What the script defines, by name."""
+    return runpy.run_path(str(Path(__file__).parents[2] / "examples" / "train_first_frame.py"))
+
+
+@pytest.fixture(scope="module")
+def straight(run_example, inputs, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("straight") / "first-frame"
+    said = run_example("train_first_frame.py", *inputs, "--output_dir", folder, *RECIPE)
+    assert "broken.mp4" in said  # a clip that is left out is named
+    return folder
+
+
+def test_a_run_leaves_a_model_that_draws_a_frame_of_a_pose(straight):
+    assert set(load_components(straight)) == {"first_frame_unet", "first_frame_scheduler"}
+    unet = UNet2DConditionModel.from_pretrained(straight, subfolder="first_frame_unet")
+    scheduler = DDIMScheduler.from_pretrained(straight, subfolder="first_frame_scheduler")
+    assert unet.config.sample_size == 32 and unet.config.projection_class_embeddings_input_dim == 8
+    assert scheduler.config.prediction_type == "v_prediction" and scheduler.config.clip_sample
+    noise, codes = torch.randn(1, 3, 32, 32), torch.randn(2, 8)
+    frames = [unet(noise, 500, None, class_labels=code[None]).sample for code in codes]
+    assert frames[0].shape == (1, 3, 32, 32) and (frames[0] - frames[1]).abs().max() > 1e-4  # the pose is heard
+
+
+def test_a_run_shows_what_it_learned(straight, read_lines, clips_folder):
+    losses, validations = read_lines(straight / "losses.jsonl"), read_lines(straight / "validation.jsonl")
+    assert [line["step"] for line in losses] == [1, 2, 3, 4]
+    assert all(set(line) == {"step", "loss", "lr"} and np.isfinite(line["loss"]) for line in losses)
+    assert [line["step"] for line in validations] == [2, 3, 4]
+    assert set(validations[0]) == {"step", "validation/pose_error", "validation/other_pose_error"}
+    picture = Image.open(straight / "validation" / "first_frames-0000004.png")
+    assert picture.size == (4 * 32, 2 * 32)  # real frames above drawn ones
+    card = (straight / "README.md").read_text()
+    assert "accelerate launch examples/train_first_frame.py" in card and "--block_out_channels 32 32" in card
+    assert str(clips_folder) not in card and f"--train_data_dir {clips_folder.name}" in card
+    assert 'load_components("first-frame")' in card and "at 32 pixels" in card
+
+
+def test_the_moving_average_is_published(straight):
+    average = torch.load(straight / "checkpoint-4" / "custom_checkpoint_0.pkl", weights_only=True)["shadow_params"]
+    unet = UNet2DConditionModel.from_pretrained(straight, subfolder="first_frame_unet")
+    assert all(map(torch.equal, unet.parameters(), average))
+    trained = load_file(straight / "checkpoint-4" / "model.safetensors")
+    assert not torch.equal(trained["conv_out.weight"], unet.conv_out.weight)
+
+
+def test_a_resumed_run_equals_one_that_was_not_stopped(run_example, inputs, straight, tmp_path, read_lines):
+    folder = tmp_path / "first-frame"
+    shutil.copytree(straight / "checkpoint-2", folder / "checkpoint-2")
+    lines = (straight / "losses.jsonl").read_text().splitlines(keepends=True)
+    (folder / "losses.jsonl").write_text("".join(lines[:3]))  # killed after the third step
+    options = [*inputs, "--output_dir", folder, *RECIPE, "--dataloader_num_workers", 1]
+    run_example("train_first_frame.py", *options, "--resume_from_checkpoint", "latest")
+    assert (folder / "losses.jsonl").read_text() == (straight / "losses.jsonl").read_text()
+    assert read_lines(folder / "validation.jsonl") == read_lines(straight / "validation.jsonl")[1:]
+    for part in ("checkpoint-4", "first_frame_unet"):
+        (path,) = (straight / part).glob("*.safetensors")
+        ours, theirs = load_file(folder / path.relative_to(straight)), load_file(path)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture(scope="module")
+def one_step(run_example, inputs, tmp_path_factory):
+    def run(launcher: str, train_batch_size: int, *more) -> Path:
+        folder = tmp_path_factory.mktemp("one_step")
+        options = [*inputs, "--output_dir", folder, *NETWORK, *VALIDATION, "--report_to", "none"]
+        options += ["--max_train_steps", 1, "--train_batch_size", train_batch_size]
+        run_example("train_first_frame.py", *options, *more, launcher=launcher)
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_process(one_step) -> Path:
+    return one_step("python", 4)
+
+
+def test_two_processes_make_the_step_of_one_with_twice_the_batch(one_step, one_process, read_lines):
+    two_processes = one_step("two processes", 2)
+    (losses,), (expected,) = (read_lines(folder / "losses.jsonl") for folder in (two_processes, one_process))
+    assert losses == pytest.approx(expected, abs=1e-5)
+    ours, theirs = (
+        torch.load(folder / "checkpoint-1" / "optimizer.bin", weights_only=True)["state"]
+        for folder in (two_processes, one_process)
+    )
+    assert len(ours) == len(theirs) > 20
+    for index in theirs:
+        torch.testing.assert_close(ours[index]["exp_avg"], theirs[index]["exp_avg"], rtol=1e-3, atol=1e-6)
+    assert all(moments["exp_avg"].any() for moments in theirs.values())  # the layer of motion codes among them
+
+
+def test_recomputed_activations_change_nothing(one_step, one_process, read_lines):
+    folder = one_step("python", 4, "--gradient_checkpointing")
+    assert read_lines(folder / "losses.jsonl") == read_lines(one_process / "losses.jsonl")
+
+
+def test_a_seed_decides_data_noise_and_weights(one_step, one_process, read_lines):
+    (losses,), (again,) = (read_lines(one_step("python", 4, "--seed", 5) / "losses.jsonl") for _ in range(2))
+    (other,) = read_lines(one_process / "losses.jsonl")
+    assert losses == again and losses["loss"] != other["loss"]
+
+
+def test_frames_may_be_smaller_than_the_animators(one_step, animator_folder, make_motion_unet):
+    folder = one_step("python", 2, "--resolution", 16)
+    animator = LIAPipeline.from_pretrained(animator_folder).animator
+    pipeline = LEOPipeline(animator, make_motion_unet(), DDIMScheduler(), **load_components(folder))
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.first_frame_unet.config.sample_size == 16
+    options = {"start_motion_code": torch.zeros(8), "num_frames": 2, "num_inference_steps": 2, "output_type": "pt"}
+    assert pipeline(**options).frames.shape == (1, 2, 3, 32, 32)
+
+
+def test_the_first_layer_begins_as_if_codes_were_standardised(script, codes_folder):
+    motion_codes = MotionCodes.load(codes_folder)
+    linear, raw = torch.nn.Linear(8, 6), motion_codes.codes[:5]
+    expected = linear((raw - motion_codes.mean) / motion_codes.std)
+    script["standardize_input"](linear, motion_codes)
+    torch.testing.assert_close(linear(raw), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_pose_of_a_frame_does_not_hang_on_its_size(script, animator_folder):
+    animator = LIAPipeline.from_pretrained(animator_folder).animator
+    frames = torch.nn.functional.interpolate(torch.rand(3, 3, 4, 4) * 2 - 1, (32, 32), mode="bicubic").clamp(-1, 1)
+    with torch.no_grad():
+        expected = animator.encode_motion(frames)
+    assert torch.equal(script["encode_motion"](animator, frames), expected)
+    larger = torch.nn.functional.interpolate(frames, (64, 64), mode="bicubic")
+    assert (script["encode_motion"](animator, larger) - expected).norm() < 0.1 * expected.norm()
+
+
+def test_codes_of_another_animator_are_refused(run_example, codes_folder, clips_folder, tmp_path):
+    torch.manual_seed(1)
+    LIAPipeline(LIAModel(32, 32, 8, (16, 16, 32, 32), motion_head_layers=2)).save_pretrained(tmp_path / "other")
+    options = ["--pretrained_model_name_or_path", tmp_path / "other", "--motion_codes_dir", codes_folder]
+    options += ["--train_data_dir", clips_folder, "--output_dir", tmp_path / "out"]
+    said = run_example("train_first_frame.py", *options, *NETWORK, is_refused=True)
+    assert "made by another animator" in said and str(codes_folder) in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([], r"--resolution must be one of \[64, 128, 256\], got 32: for another, give --block_out_channels too"),
+        (["--resolution", 100], r"--resolution must be one of \[64, 128, 256\], got 100"),
+        (
+            [*NETWORK, "--resolution", 33],
+            "--resolution must be a multiple of 2, as the levels halve it 1 times, got 33",
+        ),
+        ([*NETWORK, "--resolution", 0], "--resolution must be a multiple of 2, .* got 0"),
+        (["--block_out_channels", 32, 48], r"--block_out_channels must be multiples of 32, .* got \[32, 48\]"),
+        ([*NETWORK, "--layers_per_block", 0], "--layers_per_block must be at least 1, got 0"),
+        ([*NETWORK, "--attention_head_dim", 64], "--attention_head_dim must be from 1 to 32, .* got 64"),
+        ([*NETWORK, "--train_data_dir", "nowhere"], "nowhere"),
+        ([*NETWORK, "--motion_codes_dir", "nowhere"], "There is no nowhere/motion_codes.safetensors"),
+        ([*NETWORK, "--num_validation_samples", 1], "--num_validation_samples must be at least 2, got 1"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(run_example, inputs, tmp_path, changes, message):
+    options = [*inputs, "--output_dir", tmp_path / "out", *VALIDATION, "--report_to", "none", *changes]
+    said = run_example("train_first_frame.py", *options, is_refused=True)
+    assert re.search(message, said.splitlines()[-1])
