@@ -10,6 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.utils import BaseOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from .motion_statistics import MotionStatistics
@@ -104,12 +105,12 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
         first_channels, last_channels = block_out_channels[0], block_out_channels[-1]
         time_dim = 4 * first_channels
         self.timesteps = Timesteps(first_channels, flip_sin_to_cos=True, downscale_freq_shift=0)
-        # Every block starts by SiLU of the embedding: computed once, as the embedding's last activation.
+        # Every layer starts by SiLU of the embedding: computed once, as the embedding's last activation.
         self.time_embedding = TimestepEmbedding(first_channels, time_dim, post_act_fn="silu")
 
         def make_layer(level: int, in_channels: int) -> UNetLayer1D:
             num_heads = num_attention_heads if level in attention_levels else None
-            return UNetLayer1D(in_channels, block_out_channels[level], time_dim, num_heads, dropout)
+            return UNetLayer1D(in_channels, block_out_channels[level], num_heads, dropout)
 
         self.conv_in = nn.Conv1d(motion_dim, first_channels, kernel_size=3, padding=1)
         skip_channels = [first_channels]
@@ -124,8 +125,7 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
             skip_channels += [channels] * (layers_per_block + downsample)
 
         self.mid_layers = nn.ModuleList(
-            UNetLayer1D(last_channels, last_channels, time_dim, num_heads, dropout)
-            for num_heads in (num_attention_heads, None)
+            UNetLayer1D(last_channels, last_channels, num_heads, dropout) for num_heads in (num_attention_heads, None)
         )
 
         self.up_blocks = nn.ModuleList()
@@ -135,6 +135,11 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
             layers = [make_layer(level, channels_in + skip_channels.pop()) for channels_in in in_channels]
             self.up_blocks.append(UpBlock1D(layers, channels, upsample=level > 0))
             previous_channels = channels
+
+        # The scales and shifts of all layers at once: a sixth of the weights, which sampling reads once for all steps.
+        layers = [module for module in self.modules() if isinstance(module, UNetLayer1D)]
+        self.scale_shift_sizes = [2 * layer.out_channels for layer in layers]
+        self.time_projection = nn.Linear(time_dim, sum(self.scale_shift_sizes))
 
         self.norm_out = group_norm(first_channels)
         self.conv_out = zero_init(nn.Conv1d(first_channels, motion_dim, kernel_size=3, padding=1))
@@ -218,6 +223,19 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
         dtypes = [tensor.dtype for tensor in (sample, start, *end)]
         return motion_codes.to(functools.reduce(torch.promote_types, dtypes))
 
+    @apply_forward_hook
+    def embed_timesteps(self, timesteps: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        r"""
+        Args:
+            timesteps (`torch.Tensor` of shape `(T,)`): Diffusion timesteps.
+            dtype (`torch.dtype`, *optional*): That of the weights by default.
+
+        Returns:
+            `torch.Tensor` of shape `(T, E)`: What [`~MotionUNet1DModel.forward`] makes of each timestep. To sample,
+            embed all timesteps at once: one at a time that takes a sixth of the time of a step on CPU.
+        """
+        return self.time_projection(self.time_embedding(self.timesteps(timesteps).to(dtype or self.dtype)))
+
     def forward(
         self,
         sample: torch.Tensor,
@@ -225,6 +243,7 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
         start_motion_code: torch.Tensor | None = None,
         end_motion_code: torch.Tensor | None = None,
         return_dict: bool = True,
+        timestep_embedding: torch.Tensor | None = None,
     ) -> MotionUNet1DOutput | tuple[torch.Tensor]:
         r"""
         Args:
@@ -235,6 +254,8 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
             end_motion_code (`torch.Tensor` of shape `(B, motion_dim)`, *optional*): The same for the last frame. With
                 `condition="start_end"` only.
             return_dict (`bool`): Whether to return a [`MotionUNet1DOutput`] and not a plain tuple.
+            timestep_embedding (`torch.Tensor` of shape `(1, E)` or `(B, E)`, *optional*): That of `timestep`, from
+                [`~MotionUNet1DModel.embed_timesteps`], where it was computed before.
 
         Returns:
             [`MotionUNet1DOutput`] or `tuple`: The prediction, in the shape and dtype of `sample`.
@@ -248,18 +269,20 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
             raise ValueError(
                 f"`timestep` must be one number or one per sample ({sample.shape[0]}), got {timestep.shape[0]}."
             )
-        time_embedding = self.time_embedding(self.timesteps(timestep).to(sample.dtype))  # (B or 1, time_dim)
+        if timestep_embedding is None:
+            timestep_embedding = self.embed_timesteps(timestep, sample.dtype)
+        scale_shifts = list(timestep_embedding.split(self.scale_shift_sizes, dim=1))[::-1]  # popped from the end
 
         hidden_states = self.conv_in(self._add_given_frames(sample, start_motion_code, end_motion_code))  # (B, C, L)
         skips = [hidden_states]
         for down_block in self.down_blocks:
-            skips += down_block(skips[-1], time_embedding)
+            skips += down_block(skips[-1], [scale_shifts.pop() for _ in down_block.layers])
         hidden_states = skips[-1]
         for layer in self.mid_layers:
-            hidden_states = layer(hidden_states, time_embedding)
+            hidden_states = layer(hidden_states, scale_shifts.pop())
         for up_block in self.up_blocks:
             level_skips = [skips.pop() for _ in up_block.layers]
-            hidden_states = up_block(hidden_states, level_skips, time_embedding)
+            hidden_states = up_block(hidden_states, level_skips, [scale_shifts.pop() for _ in up_block.layers])
         prediction = self.conv_out(F.silu(self.norm_out(hidden_states)))  # (B, M, L)
 
         # Given frames carry no noise, so what the network says of them is dropped.

@@ -32,24 +32,22 @@ class ResidualBlock1D(nn.Module):
     Args:
         in_channels (`int`): Channels in.
         out_channels (`int`): Channels out.
-        time_dim (`int`): Size of the timestep embedding.
         dropout (`float`): Dropout probability before the last convolution.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, time_dim: int, dropout: float):
+    def __init__(self, in_channels: int, out_channels: int, dropout: float):
         super().__init__()
         self.norm1 = group_norm(in_channels)
         self.conv1 = nn.Conv1d(in_channels, out_channels, kernel_size=3, padding=1)
-        self.time_proj = nn.Linear(time_dim, 2 * out_channels)
         self.norm2 = group_norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero_init(nn.Conv1d(out_channels, out_channels, kernel_size=3, padding=1))
         same_channels = in_channels == out_channels
         self.skip = nn.Identity() if same_channels else nn.Conv1d(in_channels, out_channels, kernel_size=1)
 
-    def forward(self, hidden_states: torch.Tensor, time_embedding: torch.Tensor) -> torch.Tensor:
-        r"""Features `(B, in_channels, F)` and embedding `(B or 1, time_dim)`, after SiLU, to `(B, out, F)`."""
-        scale, shift = self.time_proj(time_embedding)[..., None].chunk(2, dim=1)  # each (B, out_channels, 1)
+    def forward(self, hidden_states: torch.Tensor, scale_shift: torch.Tensor) -> torch.Tensor:
+        r"""Features `(B, in_channels, F)`, scale and shift `(B or 1, 2 * out_channels)`, to `(B, out_channels, F)`."""
+        scale, shift = scale_shift[..., None].chunk(2, dim=1)  # each (B, out_channels, 1)
         residual = self.conv1(F.silu(self.norm1(hidden_states)))
         residual = self.norm2(residual) * (1 + scale) + shift
         residual = self.conv2(self.dropout(F.silu(residual)))
@@ -103,24 +101,24 @@ class UNetLayer1D(nn.Module):
     Args:
         in_channels (`int`): Channels in.
         out_channels (`int`): Channels out.
-        time_dim (`int`): Size of the timestep embedding.
         num_heads (`int` or `None`): Number of attention heads; `None` for a layer without attention.
         dropout (`float`): Dropout probability in the residual block.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, time_dim: int, num_heads: int | None, dropout: float):
+    def __init__(self, in_channels: int, out_channels: int, num_heads: int | None, dropout: float):
         super().__init__()
-        self.residual_block = ResidualBlock1D(in_channels, out_channels, time_dim, dropout)
+        self.out_channels = out_channels
+        self.residual_block = ResidualBlock1D(in_channels, out_channels, dropout)
         self.attention = nn.Identity() if num_heads is None else SelfAttention1D(out_channels, num_heads)
         self.gradient_checkpointing = False
 
-    def forward(self, hidden_states: torch.Tensor, time_embedding: torch.Tensor) -> torch.Tensor:
-        r"""Features `(B, in_channels, F)` and embedding `(B or 1, time_dim)`, after SiLU, to `(B, out, F)`."""
+    def forward(self, hidden_states: torch.Tensor, scale_shift: torch.Tensor) -> torch.Tensor:
+        r"""Features `(B, in_channels, F)`, scale and shift `(B or 1, 2 * out_channels)`, to `(B, out_channels, F)`."""
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             # Modules, not a method of ours: torch.compile cannot trace a checkpointed bound method.
-            hidden_states = self._gradient_checkpointing_func(self.residual_block, hidden_states, time_embedding)
+            hidden_states = self._gradient_checkpointing_func(self.residual_block, hidden_states, scale_shift)
             return self._gradient_checkpointing_func(self.attention, hidden_states)
-        return self.attention(self.residual_block(hidden_states, time_embedding))
+        return self.attention(self.residual_block(hidden_states, scale_shift))
 
 
 class DownBlock1D(nn.Module):
@@ -138,15 +136,19 @@ class DownBlock1D(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.downsample = nn.Conv1d(channels, channels, kernel_size=3, stride=2, padding=1) if downsample else None
 
-    def forward(self, hidden_states: torch.Tensor, time_embedding: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, hidden_states: torch.Tensor, scale_shifts: list[torch.Tensor]) -> list[torch.Tensor]:
         r"""
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, C, F)`): Features from the level above.
+            scale_shifts (`list[torch.Tensor]`): For each layer, of shape `(B or 1, 2 * channels)`.
+
         Returns:
             `list[torch.Tensor]`: The output `(B, channels, F)` of every layer, and of the downsampling: the skip
             connections. The last one is the input of the next level.
         """
         skips = []
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, time_embedding)
+        for layer, scale_shift in zip(self.layers, scale_shifts, strict=True):
+            hidden_states = layer(hidden_states, scale_shift)
             skips.append(hidden_states)
         if self.downsample is not None:
             skips.append(self.downsample(hidden_states))  # (B, C, F / 2)
@@ -170,19 +172,19 @@ class UpBlock1D(nn.Module):
         self.upsample = nn.Conv1d(channels, channels, kernel_size=3, padding=1) if upsample else None
 
     def forward(
-        self, hidden_states: torch.Tensor, skips: list[torch.Tensor], time_embedding: torch.Tensor
+        self, hidden_states: torch.Tensor, skips: list[torch.Tensor], scale_shifts: list[torch.Tensor]
     ) -> torch.Tensor:
         r"""
         Args:
             hidden_states (`torch.Tensor` of shape `(B, C, F)`): Features from the level below.
             skips (`list[torch.Tensor]`): As many skip connections as layers, in the order of the layers.
-            time_embedding (`torch.Tensor` of shape `(B, time_dim)` or `(1, time_dim)`): Embedded timestep, after SiLU.
+            scale_shifts (`list[torch.Tensor]`): For each layer, of shape `(B or 1, 2 * channels)`.
 
         Returns:
             `torch.Tensor` of shape `(B, channels, 2 F)`, or `(B, channels, F)` on the last level.
         """
-        for layer, skip in zip(self.layers, skips, strict=True):
-            hidden_states = layer(torch.cat([hidden_states, skip], dim=1), time_embedding)
+        for layer, skip, scale_shift in zip(self.layers, skips, scale_shifts, strict=True):
+            hidden_states = layer(torch.cat([hidden_states, skip], dim=1), scale_shift)
         if self.upsample is not None:
             hidden_states = self.upsample(F.interpolate(hidden_states, scale_factor=2, mode="nearest"))
         return hidden_states

@@ -9,6 +9,8 @@ from diffusers.schedulers import SchedulerMixin
 from diffusers.utils import logging
 from tqdm import tqdm
 
+from ..models.motion_unet_1d import MotionUNet1DModel
+
 
 logger = logging.get_logger(__name__)
 
@@ -50,9 +52,13 @@ def denoising_steps(
     latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)  # known only after the timesteps are
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     step_kwargs = {"generator": generator} if takes_generator else {}
+    embeddings = {}
+    if isinstance(model, MotionUNet1DModel):
+        embeddings = {"timestep_embedding": model.embed_timesteps(scheduler.timesteps)}
     for index, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(latents, timestep).to(model.dtype)
-        prediction = model(model_input, timestep, **conditions).sample.float()
+        embedding = {name: rows[index : index + 1] for name, rows in embeddings.items()}
+        prediction = model(model_input, timestep, **conditions, **embedding).sample.float()
         latents = scheduler.step(prediction, timestep, latents, **step_kwargs).prev_sample
         replaced = yield index, timestep, latents
         latents = latents if replaced is None else replaced
@@ -65,15 +71,15 @@ def denoise(
     conditions: dict[str, torch.Tensor | None],
     num_inference_steps: int,
     generator: torch.Generator | list[torch.Generator] | None = None,
-    on_step: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None] | None = None,
+    on_step: Callable[[int, torch.Tensor, torch.Tensor], tuple[torch.Tensor, bool]] | None = None,
     progress_bar: tqdm | None = None,
 ) -> torch.Tensor:
     r"""
     Runs [`denoising_steps`] to the end; the arguments not named here are its own.
 
     Args:
-        on_step (`Callable`, *optional*): Called after each step as `(index, timestep, latents)`; what it returns goes
-            on, None ends the process.
+        on_step (`Callable`, *optional*): Called after each step as `(index, timestep, latents)`; returns the latents
+            to go on with, and whether to go on.
         progress_bar (`tqdm`, *optional*): Updated once per denoising step.
 
     Returns:
@@ -90,11 +96,10 @@ def denoise(
             # Schedulers of higher order visit a step several times.
             progress_bar.update((index + 1) * num_inference_steps // len(scheduler.timesteps) - progress_bar.n)
         if on_step is not None:
-            replaced = on_step(index, timestep, latents)
-            if replaced is None:
+            latents, goes_on = on_step(index, timestep, latents)
+            if not goes_on:
                 return latents
-            latents = replaced
-            latents = replaced
+            replaced = latents
 
 
 class PendingMotion:
@@ -103,7 +108,7 @@ class PendingMotion:
 
     Args:
         steps (iterator): From [`denoising_steps`], with a scheduler of its own.
-        num_steps (`int`): How many there will be, at least about.
+        num_steps (`int`): How many there will be.
         finish (`Callable`): Turns the last latents into what [`~PendingMotion.result`] returns.
     """
 

@@ -346,3 +346,18 @@ def test_conditions_are_the_frames_that_are_given(condition, given):
     for name, index in given.items():
         assert torch.equal(conditions[f"{name}_motion_code"], codes[:, index])
     torch.testing.assert_close(model.unstandardize(model.standardize(codes), **conditions), codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_timesteps_can_be_embedded_before(make_motion_unet, dtype):
+    model = make_motion_unet().to(dtype)
+    sample, start = torch.randn(3, 8, 15, dtype=dtype), torch.randn(3, 8)
+    timesteps = torch.tensor([999, 500, 3])
+    with torch.no_grad():
+        embeddings = model.embed_timesteps(timesteps)
+        for index, timestep in enumerate(timesteps):
+            expected = model(sample, timestep, start).sample
+            given = model(sample, timestep, start, timestep_embedding=embeddings[index : index + 1]).sample
+            torch.testing.assert_close(given, expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
+        batch = model(sample, timesteps, start).sample
+        torch.testing.assert_close(model(sample, 0, start, timestep_embedding=embeddings).sample, batch)
