@@ -21,7 +21,7 @@ from leo_diffusers import LIAModel, LIAPipeline
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.frame_pairs import RandomFrames
 from leo_diffusers.data.motion_codes import MotionCodes
-from leo_diffusers.data.video_clips import find_clips
+from leo_diffusers.data.video_clips import find_clips, hold_out_frames
 from leo_diffusers.model_card import FIRST_FRAME_USAGE
 from leo_diffusers.pipelines.denoising import denoise
 from leo_diffusers.training.arguments import add_training_arguments, build_accelerator
@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_denoising_arguments(parser)
     add = parser.add_argument
     add("--train_data_dir", type=Path, required=True, help="folder of videos, searched recursively")
+    add("--validation_fraction", type=float, default=0.05, help="end of every clip that is held out (%(default)s)")
     add("--resolution", type=int, default=None, help="size of the frames, 64 to 256 (default: the animator's)")
     add("--block_out_channels", type=int, nargs="+", help="per level, each half as large (default: by resolution)")
     add("--layers_per_block", type=int, default=2, help="default: %(default)s")
@@ -144,15 +145,13 @@ def conditions_of(motion_codes: torch.Tensor) -> dict[str, torch.Tensor | None]:
 
 
 class Validation:
-    r"""Draws frames for the motion codes of real ones, shows both, and measures whether the pose is that asked for."""
+    r"""Draws frames for the codes of held-out ones, shows both, and measures whether the pose is that asked for."""
 
     def __init__(self, animator: LIAModel, frames: RandomFrames, scheduler: DDIMScheduler, args: argparse.Namespace):
         self.animator = animator
         self.scheduler = scheduler
         self.args = args
-        # Positions beyond those of any run.
-        positions = range(2**40, 2**40 + args.num_validation_samples)
-        self.real = torch.stack([frames[position]["frame"] for position in positions])
+        self.real = torch.stack([frames[position]["frame"] for position in range(args.num_validation_samples)])
 
     def __call__(self, accelerator: Accelerator, unet: UNet2DConditionModel, step: int) -> dict[str, float]:
         codes = encode_motion(self.animator, self.real.to(unet.device))
@@ -187,7 +186,7 @@ def save_model(
             description="Frames given their motion codes, modelled by diffusion (LEO), trained with leo_diffusers.",
             measured=(
                 "Distance of the pose drawn from the pose asked for, and from another, in standard deviations of the "
-                f"codes: {describe(metrics)}."
+                f"codes, for poses of held-out frames: {describe(metrics)}."
             ),
             usage=FIRST_FRAME_USAGE,
             tags=["unconditional-image-generation"],
@@ -201,6 +200,8 @@ def save_model(
 
 def main(args: argparse.Namespace) -> None:
     check_denoising_arguments(args)
+    if not 0 < args.validation_fraction < 0.9:
+        raise ValueError(f"--validation_fraction must be between 0 and 0.9, got {args.validation_fraction}.")
     accelerator = build_accelerator(args)
     animator = LIAPipeline.from_pretrained(args.pretrained_model_name_or_path).animator.requires_grad_(False)
     motion_codes = load_motion_codes(animator, args)
@@ -209,16 +210,15 @@ def main(args: argparse.Namespace) -> None:
     # The main process looks at the clips; the others read what it found.
     with accelerator.main_process_first():
         clips, _ = find_clips(args.train_data_dir, min_size=resolution, cache=args.output_dir / ".clips.json")
-    frames = RandomFrames(
-        clips,
-        resolution,
-        horizontal_flip=not args.no_horizontal_flip,
-        seed=args.seed,
-        cache_gigabytes=args.cache_gigabytes,
-    )
+    train_clips, validation_clips = hold_out_frames(clips, args.validation_fraction)
+    if not validation_clips:
+        raise ValueError(f"No clip in {args.train_data_dir} is long enough to hold frames out for validation.")
+    options = {"horizontal_flip": not args.no_horizontal_flip, "cache_gigabytes": args.cache_gigabytes}
+    frames = RandomFrames(train_clips, resolution, seed=args.seed, **options)
+    validation_frames = RandomFrames(validation_clips, resolution, seed=VALIDATION_SEED, **options)
     unet = build_unet(motion_codes, resolution, args)
     noise_scheduler, scheduler = build_schedulers(args, clip_sample=True)
-    validation = Validation(animator.to(accelerator.device), frames, scheduler, args)
+    validation = Validation(animator.to(accelerator.device), validation_frames, scheduler, args)
 
     def prepare_batch(
         unet: UNet2DConditionModel, batch: dict[str, torch.Tensor]

@@ -139,7 +139,13 @@ def add_generate(subparsers: Subparsers) -> None:
         "Generate video from photos, from a prompt, or from nothing.",
         VIDEO_OUTPUT,
     )
-    generate.add_argument("--image", nargs="+", default=[], help="the first frame; several give a numbered video each")
+    generate.add_argument(
+        "--image",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="the first frame; several give a numbered video each",
+    )
     generate.add_argument("--num-frames", type=int, default=64, help="frames per video (default: %(default)s)")
     generate.add_argument(
         "--num-videos",

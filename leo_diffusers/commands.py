@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from . import video_io
 from .lia_checkpoint import load_lia_checkpoint
-from .model_card import ANIMATE_USAGE, STREAM_USAGE, write_model_card
+from .model_card import ANIMATE_USAGE, STREAM_USAGE, UNCONDITIONAL_USAGE, write_model_card
 from .pipelines.animator_pipeline import AnimatorPipeline
-from .pipelines.components import load_components
+from .pipelines.components import NETWORKS, load_components
 from .pipelines.motion_control import MotionControl
 from .pipelines.motion_pipeline import FirstFrameSource
 from .pipelines.pipeline_leo import LEOPipeline
@@ -158,18 +158,22 @@ def run_generate(arguments: argparse.Namespace) -> None:
         "num_inference_steps": arguments.num_inference_steps,
         "prompt": arguments.prompt,
         "first_frame_source": source,
-        "motion_control": motion_control_of(arguments, pipeline.animator.config.motion_dim),
-        "output_type": "pt",
     }
+    control = motion_control_of(arguments, pipeline.animator.config.motion_dim)
     for index in range(arguments.num_videos):
+        # One generator a video: video 3 of 4 is the same as with --seed + 3 alone.
+        seed = arguments.seed + index
         transfer = {}
+        if arguments.shared_motion:
+            # Before motion control, which counts from each photo's own code.
+            generator = torch.Generator().manual_seed(seed)
+            drawn = pipeline(images[0], generator=generator, output_type="latent", **options)
+            transfer = {"motion_codes": drawn.motion_codes, "motion_mode": "relative"}
         for image in images:
-            # One generator a video: video 3 of 4 is the same as with --seed + 3 alone.
-            generator = torch.Generator().manual_seed(arguments.seed + index)
-            output = pipeline(image, generator=generator, **options, **transfer)
-            if arguments.shared_motion:
-                transfer = {"motion_codes": output.motion_codes, "motion_mode": "relative"}
-                options["motion_control"] = None  # the first video's codes have been through it
+            generator = torch.Generator().manual_seed(seed)
+            output = pipeline(
+                image, generator=generator, motion_control=control, output_type="pt", **options, **transfer
+            )
             with next(writers) as writer:
                 writer.write(output.frames[0] * 2 - 1)
 
@@ -201,7 +205,8 @@ def run_stream(arguments: argparse.Namespace) -> None:
         player = PLAYER.format(size=pipeline.animator.config.frame_size, rate=arguments.fps)
         print(f"Raw video, to be piped into: {player}", file=sys.stderr)
     pipeline.set_progress_bar_config(disable=True)  # this one counts the frames
-    with sink as writer, stop_requests() as is_stopped, contextlib.closing(frames):
+    # Stop requests outermost: one that comes while the file is finished must not destroy it.
+    with stop_requests() as is_stopped, sink as writer, contextlib.closing(frames):
         for frame in tqdm(frames, total=num_frames, unit="frame"):
             writer.write(frame * 2 - 1)
             if is_stopped():
@@ -259,33 +264,42 @@ def new_folder(path: Path) -> Iterator[Path]:
     r"""A folder to write into, which appears under its name only when it is complete."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} exists and is not an empty folder: choose another name.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as folder:
+    # Below a folder that is there already, so that a failure leaves no empty parents behind.
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".new-") as folder:
         complete = Path(folder) / "complete"
         yield complete
         if path.exists():
             path.rmdir()
+        path.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(complete, path)
 
 
 def run_assemble(arguments: argparse.Namespace) -> None:
     r"""`leo-diffusers assemble`: a LEO model with the networks that were trained for it, in one folder."""
     with new_folder(arguments.output) as folder:
-        components = {}
-        for added in arguments.add:
-            components |= load_components(added)
+        added = {}
+        for part in arguments.add:
+            added |= load_components(part)
+        # The model's own components stay, of whichever pipeline it is.
+        components = DiffusionPipeline.from_pretrained(arguments.model).components | added
+        components = {name: component for name, component in components.items() if component is not None}
+        if "motion_unet" not in components:
+            raise ValueError(f"--model {arguments.model} has no motion_unet: name an output of train_lmdm.py.")
         pipeline_class = LEOInfinitePipeline if "transition_unet" in components else LEOPipeline
-        pipeline = pipeline_class.from_pretrained(arguments.model, **components)
+        pipeline = pipeline_class(**components)
         pipeline.save_pretrained(str(folder))
+        names = ", ".join(name for name in NETWORKS if name in components)
+        takes_image = pipeline.motion_unet.config.condition == "start"
         write_model_card(
             folder,
             title=f"{arguments.output.name}: LEO",
-            description=ASSEMBLED_DESCRIPTION.format(names=", ".join(sorted(components))),
-            usage=STREAM_USAGE.format(name=arguments.output.name),
+            description=ASSEMBLED_DESCRIPTION.format(names=names),
+            usage=(STREAM_USAGE if takes_image else UNCONDITIONAL_USAGE).format(name=arguments.output.name),
             license="other",
-            tags=["unconditional-video-generation", "image-to-video"],
+            tags=["unconditional-video-generation"] + ["image-to-video"] * takes_image,
         )
-    print(f"Wrote {arguments.output}: {pipeline_class.__name__} with {', '.join(sorted(components))}.")
+    print(f"Wrote {arguments.output}: {pipeline_class.__name__} with {names}.")
 
 
 def run_convert(arguments: argparse.Namespace) -> None:

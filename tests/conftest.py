@@ -2,16 +2,28 @@ import json
 import math
 import wave
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+import transformers
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
-from leo_diffusers import LEOPipeline, LIAModel, LIAPipeline, MotionUNet1DModel
+from leo_diffusers import (
+    LEOInfinitePipeline,
+    LEOPipeline,
+    LIAModel,
+    LIAPipeline,
+    MotionPriorModel,
+    MotionUNet1DModel,
+)
 from leo_diffusers.data.talking_heads import render_clip
+from leo_diffusers.pipelines.image_editor import load_detector
+from leo_diffusers.pipelines.motion_pipeline import MotionPipeline
 from leo_diffusers.video_io import VideoWriter, to_frame
 
 
@@ -29,6 +41,22 @@ MOTION_UNET_CONFIG = {
     "block_out_channels": (32, 64),
     "layers_per_block": 1,
     "attention_levels": (1,),
+}
+MOTION_PRIOR_CONFIG = {"motion_dim": 8, "hidden_dim": 32, "num_layers": 2}
+# As examples/train_first_frame.py builds it.
+FIRST_FRAME_CONFIG = {
+    "sample_size": 32,
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": (32, 32),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": 16,
+    "resnet_time_scale_shift": "scale_shift",
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": 8,
 }
 DRIVING_FRAMES, DRIVING_RATE = 7, 24.0
 
@@ -58,6 +86,40 @@ def build_leo_pipeline(scheduler=None) -> LEOPipeline:
     return pipeline
 
 
+def build_motion_prior(seed: int = 0, **config) -> MotionPriorModel:
+    torch.manual_seed(seed)
+    return perturb(MotionPriorModel(**{**MOTION_PRIOR_CONFIG, **config}), seed)
+
+
+def build_first_frame_unet(seed: int = 0, **config) -> UNet2DConditionModel:
+    torch.manual_seed(seed)
+    return perturb(UNet2DConditionModel(**{**FIRST_FRAME_CONFIG, **config}), seed)
+
+
+def code_scheduler() -> DDIMScheduler:
+    """For random networks whose prediction is taken for the sample: it stays small, however long a video gets."""
+    return DDIMScheduler(prediction_type="sample", clip_sample=False, timestep_spacing="trailing")
+
+
+def build_full_pipeline(pipeline_class: type[MotionPipeline] = LEOPipeline, **components) -> MotionPipeline:
+    """A pipeline with all of its optional components."""
+    full = {
+        "animator": build_animator(),
+        "motion_unet": build_motion_unet(motion_std=(0.2,) * 8),
+        "scheduler": code_scheduler(),
+        "motion_prior": build_motion_prior(),
+        "prior_scheduler": code_scheduler(),
+        "first_frame_unet": build_first_frame_unet(),
+        "first_frame_scheduler": DDIMScheduler(timestep_spacing="trailing"),
+    }
+    if pipeline_class is LEOInfinitePipeline:
+        transition_unet = build_motion_unet(seed=1, condition="start_end", motion_std=(0.2,) * 8)
+        full |= {"transition_unet": transition_unet, "transition_scheduler": code_scheduler()}
+    pipeline = pipeline_class(**{**full, **components})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 @pytest.fixture
 def make_animator():
     return build_animator
@@ -74,6 +136,21 @@ def make_leo_pipeline():
 
 
 @pytest.fixture
+def make_motion_prior():
+    return build_motion_prior
+
+
+@pytest.fixture
+def make_first_frame_unet():
+    return build_first_frame_unet
+
+
+@pytest.fixture
+def make_full_pipeline():
+    return build_full_pipeline
+
+
+@pytest.fixture
 def animator() -> LIAModel:
     return build_animator()
 
@@ -86,6 +163,16 @@ def motion_unet() -> MotionUNet1DModel:
 @pytest.fixture
 def leo_pipeline() -> LEOPipeline:
     return build_leo_pipeline()
+
+
+@pytest.fixture
+def full_pipeline() -> LEOPipeline:
+    return build_full_pipeline()
+
+
+@pytest.fixture
+def infinite_pipeline() -> LEOInfinitePipeline:
+    return build_full_pipeline(LEOInfinitePipeline)
 
 
 @pytest.fixture
@@ -106,6 +193,14 @@ def leo_folder(tmp_path_factory) -> Path:
     """A saved LEOPipeline."""
     folder = tmp_path_factory.mktemp("models") / "leo"
     build_leo_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def full_folder(tmp_path_factory) -> Path:
+    """A saved LEOInfinitePipeline with everything, which is a LEOPipeline too."""
+    folder = tmp_path_factory.mktemp("models") / "full"
+    build_full_pipeline(LEOInfinitePipeline).save_pretrained(folder)
     return folder
 
 
@@ -145,6 +240,122 @@ def driving_video(tmp_path_factory, clip_frames) -> Path:
         for frame in clip_frames:
             writer.write(to_frame(frame))
     return folder / "driving.mp4"
+
+
+# --- a tiny Stable Diffusion ---
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz ,."
+HIDDEN = 32  # width of every text encoder
+
+
+def clip_tokenizer() -> transformers.CLIPTokenizer:
+    words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
+    return transformers.CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=77)
+
+
+def clip_text_encoder(kind=transformers.CLIPTextModel) -> torch.nn.Module:
+    config = transformers.CLIPTextConfig(
+        vocab_size=2 + 2 * len(LETTERS),
+        hidden_size=HIDDEN,
+        projection_dim=HIDDEN,
+        intermediate_size=HIDDEN,
+        num_attention_heads=4,
+        num_hidden_layers=2,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return kind(config)
+
+
+def autoencoder(latent_channels: int = 4) -> diffusers.AutoencoderKL:
+    """Halves the sides once."""
+    return diffusers.AutoencoderKL(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=latent_channels,
+        norm_num_groups=2,
+        sample_size=64,
+        shift_factor=0.0,
+    )
+
+
+UNET_CONFIG = {
+    "block_out_channels": (4, 8),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "cross_attention_dim": HIDDEN,
+    "norm_num_groups": 1,
+}
+
+
+def unet(in_channels: int = 4, **config) -> diffusers.UNet2DConditionModel:
+    up_blocks = ("CrossAttnUpBlock2D", "UpBlock2D")
+    sizes = {"in_channels": in_channels, "out_channels": 4, "sample_size": 32}
+    return diffusers.UNet2DConditionModel(**{**UNET_CONFIG, **sizes, "up_block_types": up_blocks, **config})
+
+
+def controlnet(**config) -> diffusers.ControlNetModel:
+    network = diffusers.ControlNetModel(
+        **{**UNET_CONFIG, "in_channels": 4, "conditioning_embedding_out_channels": (2, 4), **config}
+    )
+    return speak_up(network)
+
+
+def speak_up(network: torch.nn.Module) -> torch.nn.Module:
+    """ControlNets start at zero: they would not be heard."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "controlnet" in name:
+                parameter.add_(torch.randn(parameter.shape))
+    return network
+
+
+def stable_diffusion(name: str) -> DiffusionPipeline:
+    components = {
+        "unet": unet(in_channels=8 if "InstructPix2Pix" in name else 4),
+        "vae": autoencoder(),
+        "text_encoder": clip_text_encoder(),
+        "tokenizer": clip_tokenizer(),
+        "scheduler": diffusers.DDIMScheduler(clip_sample=False, steps_offset=1, set_alpha_to_one=False),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    if "ControlNet" in name:
+        components["controlnet"] = controlnet()
+    return getattr(diffusers, name)(**components)
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion_folder(tmp_path_factory) -> Path:
+    """A saved text-to-image pipeline, as most models of the Hub are."""
+    folder = tmp_path_factory.mktemp("editors") / "stable-diffusion"
+    torch.manual_seed(0)
+    stable_diffusion("StableDiffusionPipeline").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def controlnet_folder(tmp_path_factory) -> Path:
+    """A saved ControlNet alone."""
+    folder = tmp_path_factory.mktemp("editors") / "controlnet"
+    torch.manual_seed(1)
+    controlnet().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def detectors() -> None:
+    """For tests of controlnet-aux, which `pip install .[test]` brings along."""
+    if find_spec("controlnet_aux") is None:
+        pytest.skip('controlnet-aux is not installed: `pip install ".[test]"`')
+    load_detector("canny")  # its import is silent, unlike one in a test
+
+
+# --- the published networks ---
 
 
 @pytest.fixture(scope="session")

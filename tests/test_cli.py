@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from leo_diffusers import LEOPipeline, LIAPipeline, MotionControl, __version__, cli, commands
@@ -14,7 +15,7 @@ from leo_diffusers.cli import main
 from leo_diffusers.video_io import VideoReader, read_image, read_video, to_uint8
 
 
-COMMANDS = ["animate", "generate", "manipulate", "convert"]
+COMMANDS = ["animate", "generate", "manipulate", "stream", "edit", "convert"]
 
 
 @pytest.fixture
@@ -25,11 +26,15 @@ def photo_file(tmp_path, photo) -> Path:
 
 @pytest.fixture
 def run(tmp_path, photo_file, driving_video, lia_folder, leo_folder):
-    """Runs a command with good arguments, some of them replaced: None leaves one out, a list repeats it."""
+    """
+    Runs a command with good arguments, some of them replaced: None leaves one out, a list repeats it, True is a flag.
+    """
     good = {
         "animate": {"model": lia_folder, "image": photo_file, "driving-video": driving_video},
         "generate": {"model": leo_folder, "image": photo_file, "num-frames": 5, "num-inference-steps": 2},
         "manipulate": {"model": lia_folder, "image": photo_file, "direction": "3=0.5", "num-frames": 4},
+        "stream": {"model": leo_folder, "image": photo_file, "num-frames": 5, "num-inference-steps": 2},
+        "edit": {"model": lia_folder, "video": driving_video, "edited-frame": photo_file},
     }
 
     def run_command(command: str, **changes) -> int:
@@ -38,7 +43,7 @@ def run(tmp_path, photo_file, driving_video, lia_folder, leo_folder):
         words = [command]
         for name, value in arguments.items():
             for one in value if isinstance(value, list) else [value]:
-                words += [] if one is None else [f"--{name}={one}"]
+                words += [] if one is None else [f"--{name}"] if one is True else [f"--{name}={one}"]
         return main(words)
 
     return run_command
@@ -54,6 +59,15 @@ def assert_close_video(path: Path, frames: torch.Tensor) -> None:
     expected = frames.permute(0, 2, 3, 1).numpy() * 255
     assert written.shape == expected.shape
     assert np.abs(written - expected).mean() < 12
+
+
+def images_of(folder: Path) -> torch.Tensor:
+    """Frames (F, 3, H, W) in [0, 1] of a folder of PNG files, which lose nothing but rounding."""
+    return (torch.stack([read_image(path) for path in sorted(folder.iterdir())]) + 1) / 2
+
+
+def assert_equal_images(folder: Path, frames: torch.Tensor) -> None:
+    torch.testing.assert_close(images_of(folder), frames, rtol=0, atol=1.01 / 255)
 
 
 # --- what the commands write ---
@@ -120,6 +134,68 @@ def test_generate_several_videos(tmp_path, run):
     assert len(first) == len(second) == 5 and not np.array_equal(first, second)
     assert run("generate", output=tmp_path / "alone.mp4", seed=7) == 0
     assert np.array_equal(pixels_of(tmp_path / "alone.mp4"), second)  # video i is that of seed + i
+
+
+def test_generate_from_nothing(tmp_path, run, full_folder):
+    assert run("generate", model=full_folder, image=None, seed=3, output=tmp_path / "frames") == 0
+    pipeline = LEOPipeline.from_pretrained(full_folder)
+    generator = torch.Generator().manual_seed(3)
+    output = pipeline(num_frames=5, num_inference_steps=2, generator=generator, output_type="pt")
+    assert_equal_images(tmp_path / "frames", output.frames[0])
+
+
+def test_generate_from_a_prompt(tmp_path, run, leo_folder, stable_diffusion_folder):
+    options = {"prompt": "a man", "first_frame_model": stable_diffusion_folder, "output": tmp_path / "frames"}
+    assert run("generate", image=None, **options) == 0
+    source = DiffusionPipeline.from_pretrained(stable_diffusion_folder)
+    arguments = {"prompt": "a man", "first_frame_source": source, "generator": torch.Generator().manual_seed(0)}
+    output = LEOPipeline.from_pretrained(leo_folder)(
+        num_frames=5, num_inference_steps=2, **arguments, output_type="pt"
+    )
+    assert_equal_images(tmp_path / "frames", output.frames[0])
+
+
+@pytest.fixture
+def other_photo_file(tmp_path, photo) -> Path:
+    photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "other.png")
+    return tmp_path / "other.png"
+
+
+def test_generate_from_several_photos(tmp_path, run, photo_file, other_photo_file):
+    photos = [photo_file, other_photo_file]
+    assert run("generate", image=photos, num_videos=2, seed=6, output=tmp_path / "out") == 0
+    assert sorted(path.name for path in tmp_path.glob("out-*")) == ["out-0", "out-1", "out-2", "out-3"]
+    for i in range(4):
+        alone = tmp_path / f"alone-{i}"
+        assert run("generate", image=photos[i % 2], seed=6 + i // 2, output=alone) == 0
+        assert_equal_images(tmp_path / f"out-{i}", images_of(alone))
+
+
+def test_generate_with_shared_motion(tmp_path, run, photo_file, other_photo_file, leo_folder):
+    control = {"motion_scale": 0.5, "direction_value": "2=0.7", "smoothing": 1}
+    options = {"image": [photo_file, other_photo_file], "shared_motion": True, "num_videos": 2}
+    assert run("generate", **options, **control, seed=6, output=tmp_path / "out") == 0
+    pipeline = LEOPipeline.from_pretrained(leo_folder)
+    arguments = {"num_frames": 5, "num_inference_steps": 2, "output_type": "pt"}
+    control = MotionControl(scale=dict.fromkeys(range(8), 0.5), values={2: 0.7}, smoothing=1)
+    for i in range(4):
+        generator = torch.Generator().manual_seed(6 + i // 2)
+        codes = pipeline(read_image(photo_file), **arguments, generator=generator).motion_codes
+        image = read_image((photo_file, other_photo_file)[i % 2])
+        transfer = {"motion_codes": codes, "motion_mode": "relative", "motion_control": control}
+        assert_equal_images(tmp_path / f"out-{i}", pipeline(image, **arguments, **transfer).frames[0])
+
+
+def test_generate_at_another_strength(tmp_path, run):
+    assert run("generate", motion_scale=0, output=tmp_path / "still") == 0
+    frames = images_of(tmp_path / "still")
+    assert torch.equal(frames, frames[:1].expand_as(frames))
+
+
+def test_photos_after_one_option_or_several():
+    words = "generate --model m --output o --image a b --image c".split()
+    assert cli.build_parser().parse_args(words).image == ["a", "b", "c"]
+    assert cli.build_parser().parse_args(words[:5]).image == []
 
 
 def test_the_same_seed_writes_the_same_video(tmp_path, run):
@@ -285,6 +361,48 @@ def assert_refused(code: int | None, capsys, folder: Path, before: list[Path], m
         ("animate", {"dtype": "int8"}, "argument --dtype: invalid choice: 'int8'"),
         ("animate", {"device": "abacus"}, "abacus"),
         ("animate", {"seed": "x"}, "argument --seed: invalid int value: 'x'"),
+        ("generate", {"image": None}, "Video from nothing needs `first_frame_unet`, `first_frame_scheduler`"),
+        ("generate", {"image": ["{photo}", "{tmp}/nowhere.png"]}, "There is no image"),
+        ("generate", {"shared_motion": True}, "--shared-motion shows one motion on several photos: give --image two"),
+        ("generate", {"prompt": "a man"}, "`image` is a first frame already"),
+        ("generate", {"prompt": "a man", "image": None}, "`prompt` needs `first_frame_source`"),
+        ("generate", {"first_frame_model": "{tmp}/empty", "image": None}, "empty"),
+        ("generate", {"num_frames": -3}, "`num_frames` must be at least 1, got -3"),
+        ("generate", {"direction_scale": "8=0"}, "`scale` must be indices from 0 to 7"),
+        ("stream", {"num_frames": 0}, "`num_frames` must be at least 1, got 0"),
+        ("stream", {"num_frames": -3}, "`num_frames` must be at least 1, got -3"),
+        ("stream", {"num_frames": 1}, "`num_frames` must be at least 2, got 1"),
+        ("stream", {"num_frames": "many"}, "argument --num-frames: invalid int value: 'many'"),
+        ("stream", {"num_frames": 0, "output": "-"}, "`num_frames` must be at least 1, got 0"),
+        ("stream", {"num_inference_steps": 0}, "`num_inference_steps` must be at least 1, got 0"),
+        ("stream", {"num_inference_steps": 9999}, "`num_inference_steps` must be at most 1000"),
+        ("stream", {"image": "{tmp}/nowhere.png"}, "There is no image"),
+        ("stream", {"image": "{tmp}/nowhere.png", "output": "-"}, "There is no image"),
+        ("stream", {"image": None}, "Video from nothing needs `first_frame_unet`, `first_frame_scheduler`"),
+        ("stream", {"transition": "fade"}, "argument --transition: invalid choice: 'fade'"),
+        ("stream", {"transition": "diffusion"}, "needs `transition_unet` and `motion_prior`"),
+        ("stream", {"transition_interval": 0}, "`transition_interval` must be at least 1, got 0"),
+        ("stream", {"drift_limit": 0}, "`drift_limit` must be above 0 standard deviations, got 0.0"),
+        ("stream", {"prompt": "a man", "image": None}, "`prompt` needs `first_frame_source`"),
+        ("stream", {"smoothing": -1}, "`smoothing` must be from 0 (off) to 100 frames, got -1.0"),
+        ("stream", {"model": "{lia}"}, "motion_unet"),
+        ("stream", {"fps": 0}, "`frames_per_second` must be a number from 0.01 to 1000"),
+        ("stream", {"output": "{tmp}/missing/out.mp4"}, "The folder"),
+        ("stream", {"output": "{tmp}/out.xyz"}, "out.xyz: videos are written as one of"),
+        ("edit", {"video": None}, "--video"),
+        ("edit", {"video": "{tmp}/nowhere.mp4"}, "nowhere.mp4"),
+        ("edit", {"video": "{tmp}/empty.mp4"}, "empty.mp4 is empty, cut off, damaged or no video"),
+        ("edit", {"video": "{tmp}/empty"}, "empty"),
+        ("edit", {"edited_frame": "{tmp}/nowhere.png"}, "There is no image"),
+        ("edit", {"edited_frame": None}, "Pass a `prompt` for the editor, or an `edited_frame`"),
+        ("edit", {"edited_frame": None, "prompt": "an old man"}, "--prompt needs an editor: name a diffusers image"),
+        ("edit", {"edited_frame": None, "prompt": "a", "editor": "{tmp}/nowhere"}, "nowhere"),
+        ("edit", {"controlnet": "{tmp}/nowhere"}, "`controlnet` and `detector` serve an editor"),
+        ("edit", {"detector": "canny"}, "`controlnet` and `detector` serve an editor"),
+        ("edit", {"strength": 0.5}, "`edited_frame` takes the editor's place"),
+        ("edit", {"reference_frame": "99"}, "`reference_frame` is 99, but the driving video has 7 frames"),
+        ("edit", {"motion_mode": "same"}, "argument --motion-mode: invalid choice: 'same'"),
+        ("edit", {"output": "{tmp}/out.xyz"}, "out.xyz: videos are written as one of"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, run, photo_file, lia_folder, capsys, command, changes, message):
@@ -292,11 +410,16 @@ def test_bad_input_is_one_line(tmp_path, run, photo_file, lia_folder, capsys, co
     (tmp_path / "corrupt.png").write_bytes(photo_file.read_bytes()[:200])
     (tmp_path / "corrupt.mp4").write_bytes(b"\x00\x00\x00\x20ftypisom" + bytes(500))
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.mp4").touch()
     before = sorted(tmp_path.rglob("*"))
-    changes = {
-        name: value.format(tmp=tmp_path, lia=lia_folder) if isinstance(value, str) else value
-        for name, value in changes.items()
-    }
+
+    def fill_in(value: object) -> object:
+        if isinstance(value, list):
+            return [fill_in(one) for one in value]
+        places = {"tmp": tmp_path, "lia": lia_folder, "photo": photo_file}
+        return value.format(**places) if isinstance(value, str) else value
+
+    changes = {name: fill_in(value) for name, value in changes.items()}
     try:
         code = run(command, **changes)
     except SystemExit as stop:
@@ -327,7 +450,7 @@ def test_an_output_folder_that_cannot_be_written(tmp_path, run, capsys):
         if not folder.exists():
             pytest.skip("this user may write everywhere")
     before = sorted(tmp_path.rglob("*"))
-    for command in ("animate", "generate", "manipulate"):
+    for command in ("animate", "generate", "manipulate", "stream", "edit"):
         code = run(command, output=folder / "out.mp4")
         assert_refused(code, capsys, tmp_path, before, f"The folder {folder} cannot be written to")
 
@@ -340,6 +463,8 @@ def test_an_output_folder_that_cannot_be_written(tmp_path, run, capsys):
         ("generate", {"num_frames": 1}),
         ("manipulate", {"direction": "99=1"}),
         ("manipulate", {"model": "/nowhere/at/all"}),
+        ("stream", {"num_frames": 0}),
+        ("edit", {"reference_frame": "99"}),
     ],
 )
 def test_a_run_that_fails_leaves_an_older_output(tmp_path, run, capsys, command, changes):

@@ -11,6 +11,11 @@ from torch import nn
 
 MAX_NORM_GROUPS = 32
 
+# Where a weight is multiplied by few columns, MKL reads it 1.4 times faster in products of so few rows each.
+ROWS_PER_PRODUCT = 16
+# From here on arithmetic takes longer than reading a weight, and oneDNN's convolution is as fast.
+MAX_COLUMNS = 256
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
     r"""32 groups, or as many of them as divide the channels of a small network."""
@@ -22,6 +27,36 @@ def zero_init(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+class FewFramesConv1d(nn.Conv1d):
+    r"""
+    [`torch.nn.Conv1d`] that samples faster on CPU. The weights of the lower levels exceed the caches and meet 8 or 16
+    frames per sample, so what takes time is to read them once. A convolution of 512 channels and 8 frames takes 480 us
+    on one core, as products of few rows 380 us; for 2 samples, where PyTorch changes to oneDNN, 700 us and 400 us.
+
+    Takes an odd kernel and a stride, but neither groups nor dilation nor another padding than half the kernel.
+    """
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        r"""Features `(B, in_channels, F)` to `(B, out_channels, F / stride)`."""
+        batch_size, _, num_frames = hidden_states.shape
+        if (
+            torch.is_grad_enabled()  # the gradient of the columns would be one per product
+            or not hidden_states.is_cpu
+            or hidden_states.dtype != torch.float32
+            or batch_size * num_frames > MAX_COLUMNS
+            or self.out_channels % ROWS_PER_PRODUCT
+        ):
+            return super().forward(hidden_states)
+        if self.padding[0]:
+            hidden_states = F.pad(hidden_states, 2 * self.padding)
+        windows = hidden_states.unfold(2, *self.kernel_size, *self.stride)  # (B, C, F, taps)
+        rows = self.weight.view(-1, ROWS_PER_PRODUCT, self.in_channels * self.kernel_size[0])  # (products, rows, C taps)
+        columns = windows.permute(1, 3, 0, 2).reshape(rows.shape[2], -1)  # (C taps, B F)
+        bias = self.bias.view(-1, ROWS_PER_PRODUCT, 1)
+        output = torch.baddbmm(bias, rows, columns.expand(rows.shape[0], -1, -1))
+        return output.view(self.out_channels, batch_size, -1).transpose(0, 1)
 
 
 class ResidualBlock1D(nn.Module):
@@ -38,12 +73,12 @@ class ResidualBlock1D(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, dropout: float):
         super().__init__()
         self.norm1 = group_norm(in_channels)
-        self.conv1 = nn.Conv1d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.conv1 = FewFramesConv1d(in_channels, out_channels, kernel_size=3, padding=1)
         self.norm2 = group_norm(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = zero_init(nn.Conv1d(out_channels, out_channels, kernel_size=3, padding=1))
+        self.conv2 = zero_init(FewFramesConv1d(out_channels, out_channels, kernel_size=3, padding=1))
         same_channels = in_channels == out_channels
-        self.skip = nn.Identity() if same_channels else nn.Conv1d(in_channels, out_channels, kernel_size=1)
+        self.skip = nn.Identity() if same_channels else FewFramesConv1d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, hidden_states: torch.Tensor, scale_shift: torch.Tensor) -> torch.Tensor:
         r"""Features `(B, in_channels, F)`, scale and shift `(B or 1, 2 * out_channels)`, to `(B, out_channels, F)`."""
@@ -134,7 +169,7 @@ class DownBlock1D(nn.Module):
     def __init__(self, layers: list[UNetLayer1D], channels: int, downsample: bool):
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.downsample = nn.Conv1d(channels, channels, kernel_size=3, stride=2, padding=1) if downsample else None
+        self.downsample = FewFramesConv1d(channels, channels, kernel_size=3, stride=2, padding=1) if downsample else None
 
     def forward(self, hidden_states: torch.Tensor, scale_shifts: list[torch.Tensor]) -> list[torch.Tensor]:
         r"""
@@ -169,7 +204,7 @@ class UpBlock1D(nn.Module):
     def __init__(self, layers: list[UNetLayer1D], channels: int, upsample: bool):
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.upsample = nn.Conv1d(channels, channels, kernel_size=3, padding=1) if upsample else None
+        self.upsample = FewFramesConv1d(channels, channels, kernel_size=3, padding=1) if upsample else None
 
     def forward(
         self, hidden_states: torch.Tensor, skips: list[torch.Tensor], scale_shifts: list[torch.Tensor]

@@ -1,5 +1,6 @@
 """What the pipelines share: inputs to frames, motion codes to frames, frames to outputs."""
 
+import inspect
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -23,6 +24,20 @@ class AnimatorPipeline(DiffusionPipeline):
     """
 
     animator: LIAModel
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: object) -> "AnimatorPipeline":
+        r"""
+        Another pipeline on the same networks, as of `DiffusionPipeline.from_pipe`, which however casts all of them, in
+        place, to float32 unless it is told a `dtype`: here they stay as they are.
+        """
+        parameters = inspect.signature(cls.__init__).parameters
+        found = {name: getattr(pipeline, name) for name in parameters if getattr(pipeline, name, None) is not None}
+        components = found | kwargs
+        required = {name for name, one in parameters.items() if one.default is one.empty and name != "self"}
+        if set(components) <= set(parameters) and required <= set(components):
+            return cls(**components)
+        return super().from_pipe(pipeline, **kwargs)  # casts as it is told, or says what is missing
 
     def preprocess(self, image: PIL.Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
         r"""

@@ -109,14 +109,26 @@ class MotionPipeline(AnimatorPipeline):
                 f"`num_frames` must be at least 2, got {counts['num_frames']}: one frame holds no motion."
             )
 
-    def check_scheduler(self) -> None:
-        r"""Refuses a scheduler of another kind of model, and turns clipping off: it may have been exchanged."""
-        if not hasattr(self.scheduler, "scale_model_input"):
-            raise ValueError(
-                f"`scheduler` is a {type(self.scheduler).__name__}, which needs a model trained for flow matching: "
-                "use one of the DDPM family, such as DDIMScheduler."
-            )
-        self.scheduler = without_clipping(self.scheduler)
+    def check_schedulers(self, num_inference_steps: int) -> None:
+        r"""
+        Refuses schedulers of another kind of model, and more steps than they have, and turns clipping off: they may
+        have been exchanged.
+        """
+        for name in ("scheduler", "prior_scheduler", "transition_scheduler"):
+            scheduler = getattr(self, name, None)
+            if scheduler is None:
+                continue
+            if not hasattr(scheduler, "scale_model_input"):
+                raise ValueError(
+                    f"`{name}` is a {type(scheduler).__name__}, which needs a model trained for flow matching: use "
+                    "one of the DDPM family, such as DDIMScheduler."
+                )
+            if num_inference_steps > scheduler.config.num_train_timesteps:
+                raise ValueError(
+                    f"`num_inference_steps` must be at most {scheduler.config.num_train_timesteps}, the timesteps of "
+                    f"`{name}`, got {num_inference_steps}."
+                )
+            setattr(self, name, without_clipping(scheduler))
 
     def check_first_frame(
         self,
@@ -128,12 +140,18 @@ class MotionPipeline(AnimatorPipeline):
         r"""Refuses what contradicts itself, and names the components that video from nothing needs and lacks."""
         if image is not None and (prompt is not None or first_frame_source is not None):
             raise ValueError("`image` is a first frame already: leave out `prompt` and `first_frame_source`.")
-        if isinstance(image, (list, tuple)) and not image:
-            raise ValueError("`image` is an empty list: give at least one image, or None for video from nothing.")
+        for name, value in (("image", image), ("prompt", prompt)):
+            if isinstance(value, (list, tuple)) and not value:
+                raise ValueError(f"`{name}` is an empty list: give at least one {name}, or None.")
         if prompt is not None and first_frame_source is None:
             raise ValueError(
                 "`prompt` needs `first_frame_source`, for example a diffusers text-to-image pipeline: LEO's own "
                 "first-frame model takes no prompt."
+            )
+        if first_frame_source is not None and not callable(first_frame_source):
+            raise TypeError(
+                "`first_frame_source` must be a diffusers pipeline or a function, got "
+                f"{type(first_frame_source).__name__}: load it first."
             )
         if image is not None or first_frame_source is not None:
             return

@@ -83,18 +83,23 @@ class LEOPipeline(MotionPipeline):
             raise ValueError(
                 f"`callback_on_step_end_tensor_inputs` can name {self._callback_tensor_inputs}, got {sorted(unknown)}."
             )
-        self.check_scheduler()
+        self.check_schedulers(num_inference_steps)
         self.chunk_size(decode_chunk_size)
         self.check_output_type(output_type)
 
     def check_motion(
-        self, has_frame: bool, has_codes: bool, motion_mode: str, motion_control: MotionControl | None
+        self, has_frame: bool, has_codes: bool, has_start: bool, motion_mode: str, motion_control: MotionControl | None
     ) -> None:
         r"""Refuses motion that cannot be made of what is given."""
         if motion_mode not in ("absolute", "relative"):
             raise ValueError(f'`motion_mode` must be "absolute" or "relative", got {motion_mode!r}.')
         if motion_mode == "relative" and not has_codes:
             raise ValueError('`motion_mode="relative"` needs `motion_codes`, whose motion is to be transferred.')
+        if has_start and (has_codes or self.motion_unet.config.condition != "start"):
+            raise ValueError(
+                "`start_motion_code` is where `motion_unet` starts from if it has a condition: leave it out with "
+                '`motion_codes`, and with `condition="none"`.'
+            )
         if has_frame and not has_codes and self.motion_unet.config.condition != "start":
             raise ValueError(
                 'Motion that goes on from a given frame needs a `motion_unet` with `condition="start"`, this one has '
@@ -156,12 +161,12 @@ class LEOPipeline(MotionPipeline):
         r"""Noise (B, M, L') and start codes (B, M) -> standardised samples (B, M, L'), with the callbacks."""
         self._interrupt = False
 
-        def on_step(index: int, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
+        def on_step(index: int, timestep: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, bool]:
             self._num_timesteps = len(self.scheduler.timesteps)
             if callback_on_step_end is not None:
                 tensors = dict.fromkeys(callback_tensor_inputs, latents)  # "latents" is the only name there is
                 latents = callback_on_step_end(self, index, timestep, tensors).pop("latents", latents)
-            return None if self.interrupt else latents
+            return latents, not self.interrupt
 
         with self.progress_bar(total=num_inference_steps) as progress_bar:
             return denoise(
@@ -274,7 +279,7 @@ class LEOPipeline(MotionPipeline):
         )
         is_given, is_from_nothing = motion_codes is not None, image is None and first_frame_source is None
         is_conditional = self.motion_unet.config.condition == "start"
-        self.check_motion(not is_from_nothing, is_given, motion_mode, motion_control)
+        self.check_motion(not is_from_nothing, is_given, start_motion_code is not None, motion_mode, motion_control)
         needs_prior = not is_given and start_motion_code is None and is_conditional
         self.check_first_frame(image, prompt, first_frame_source, needs_prior)
         drawing = (num_inference_steps, generator)

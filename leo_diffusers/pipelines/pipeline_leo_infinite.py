@@ -141,6 +141,10 @@ class LEOInfinitePipeline(MotionPipeline):
             raise ValueError(
                 f"`drift_limit` must be above 0 standard deviations, got {settings.drift_limit}: None is off."
             )
+        if isinstance(settings.seam_frames, bool) or not isinstance(settings.seam_frames, int):
+            raise TypeError(f"`seam_frames` must be an integer, got {settings.seam_frames!r}.")
+        if settings.seam_frames < 0:
+            raise ValueError(f"`seam_frames` must be at least 0, which is off, got {settings.seam_frames}.")
         self.check_motion_control(motion_control)
         self.check_schedulers(settings.num_inference_steps)
         self.chunk_size(decode_chunk_size)
@@ -184,12 +188,14 @@ class LEOInfinitePipeline(MotionPipeline):
         noise = self.draw_noise((*start_codes.shape, unet.num_sample_frames), settings.generator)
         # A scheduler of its own: it keeps a state between steps, and streams of one pipeline may run side by side.
         scheduler = copy.deepcopy(scheduler)
+        scheduler.set_timesteps(settings.num_inference_steps, device=noise.device)
+        num_steps = len(scheduler.timesteps)  # schedulers of higher order visit a step several times
         steps = denoising_steps(unet, scheduler, noise, conditions, settings.num_inference_steps, settings.generator)
 
         def to_codes(latents: torch.Tensor) -> torch.Tensor:
             return finish(unet.unstandardize(latents, **conditions))[:, 1:]  # the first is known from the past
 
-        return PendingMotion(steps, settings.num_inference_steps, to_codes)
+        return PendingMotion(steps, num_steps, to_codes)
 
     def draw_motion(
         self, start_codes: torch.Tensor, num_frames: int | None, piece_size: int | None, settings: MotionSettings
@@ -364,7 +370,7 @@ class LEOInfinitePipeline(MotionPipeline):
                 training codes a chunk may end. Where it would end farther off, in any direction, it is bent back over
                 its whole length, which adds no jump. None, the default, leaves the motion as it was drawn.
             seam_frames (`int`): A drawn chunk does not quite begin where the last one ended. What is too much in its
-                first step is eased out over so many frames, fewer than a chunk has; 0 leaves the motion as drawn.
+                first step is eased out over so many frames, or fewer in a shorter chunk; 0 leaves the motion as drawn.
             num_videos_per_prompt (`int`): Videos per image or prompt, or from nothing.
             start_motion_code (`torch.Tensor` of shape `(M,)` or `(B, M)`, *optional*): The pose alpha_1 that the
                 motion starts from; by default the frame's own, or from nothing one that `motion_prior` draws.
@@ -442,12 +448,14 @@ def ease_in(motion_codes: torch.Tensor, past: torch.Tensor, num_frames: int) -> 
     Args:
         motion_codes (`torch.Tensor` of shape `(B, L, M)`): One chunk, its given first code included.
         past (`torch.Tensor` of shape `(B, n, M)`): The codes that end in this first code; one of them has no velocity.
-        num_frames (`int`): Frames over which the correction fades out; 0 leaves the chunk as it is.
+        num_frames (`int`): Frames over which the correction fades out, at most `L - 3`, so that the last step stays;
+            0 leaves the chunk as it is.
 
     Returns:
         `torch.Tensor` of shape `(B, L, M)`: The chunk, from `num_frames + 1` on unchanged.
     """
-    if num_frames == 0:
+    num_frames = min(num_frames, motion_codes.shape[1] - 3)
+    if num_frames < 1:
         return motion_codes
     velocity = motion_codes[:, 2] - motion_codes[:, 1]  # (B, M)
     if past.shape[1] > 1:

@@ -67,15 +67,16 @@ def draw_noise(
     """
     # Neighbours share a generator: one for each would cost more time than a step of a small network.
     block_size = max(1, BLOCK_NUMBERS // math.prod(shape))
+    positions = positions.cpu()
     noise = torch.empty(len(positions), *shape)
     timesteps = torch.empty(len(positions), dtype=torch.long)
-    blocks = positions.cpu() // block_size
+    blocks = positions // block_size
     for block in blocks.unique().tolist():
         # A CPU generator keeps 32 bits of its seed, so both numbers are mixed into these.
         mixed_seed = np.random.SeedSequence([seed, block]).generate_state(1)[0]
         generator = torch.Generator().manual_seed(int(mixed_seed))
         rows = blocks == block
-        places = positions.cpu()[rows] % block_size
+        places = positions[rows] % block_size
         timesteps[rows] = torch.randint(num_train_timesteps, (block_size,), generator=generator)[places]
         noise[rows] = torch.randn(block_size, *shape, generator=generator)[places]
     return noise, timesteps

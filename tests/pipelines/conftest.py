@@ -1,4 +1,3 @@
-from importlib.util import find_spec
 from pathlib import Path
 
 import diffusers
@@ -8,53 +7,19 @@ import transformers
 from diffusers import DiffusionPipeline
 from PIL import Image, ImageFilter
 
-from leo_diffusers.pipelines.image_editor import load_detector
+from tests.conftest import (
+    HIDDEN,
+    LETTERS,
+    autoencoder,
+    clip_text_encoder,
+    clip_tokenizer,
+    controlnet,
+    speak_up,
+    stable_diffusion,
+    unet,
+)
 
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz ,."
-HIDDEN = 32  # width of every text encoder
-
-
-def clip_tokenizer() -> transformers.CLIPTokenizer:
-    words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
-    return transformers.CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=77)
-
-
-def clip_text_encoder(kind=transformers.CLIPTextModel) -> torch.nn.Module:
-    config = transformers.CLIPTextConfig(
-        vocab_size=2 + 2 * len(LETTERS),
-        hidden_size=HIDDEN,
-        projection_dim=HIDDEN,
-        intermediate_size=HIDDEN,
-        num_attention_heads=4,
-        num_hidden_layers=2,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    return kind(config)
-
-
-def autoencoder(latent_channels: int = 4) -> diffusers.AutoencoderKL:
-    """Halves the sides once."""
-    return diffusers.AutoencoderKL(
-        block_out_channels=(4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=latent_channels,
-        norm_num_groups=2,
-        sample_size=64,
-        shift_factor=0.0,
-    )
-
-
-UNET_CONFIG = {
-    "block_out_channels": (4, 8),
-    "layers_per_block": 1,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "cross_attention_dim": HIDDEN,
-    "norm_num_groups": 1,
-}
 XL_CONFIG = {
     "attention_head_dim": (2, 4),
     "use_linear_projection": True,
@@ -86,44 +51,6 @@ FLUX_CONFIG = {
     "pooled_projection_dim": HIDDEN,
     "axes_dims_rope": (4, 4, 8),
 }
-
-
-def unet(in_channels: int = 4, **config) -> diffusers.UNet2DConditionModel:
-    up_blocks = ("CrossAttnUpBlock2D", "UpBlock2D")
-    sizes = {"in_channels": in_channels, "out_channels": 4, "sample_size": 32}
-    return diffusers.UNet2DConditionModel(**{**UNET_CONFIG, **sizes, "up_block_types": up_blocks, **config})
-
-
-def controlnet(**config) -> diffusers.ControlNetModel:
-    network = diffusers.ControlNetModel(
-        **{**UNET_CONFIG, "in_channels": 4, "conditioning_embedding_out_channels": (2, 4), **config}
-    )
-    return speak_up(network)
-
-
-def speak_up(network: torch.nn.Module) -> torch.nn.Module:
-    """ControlNets start at zero: they would not be heard."""
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if "controlnet" in name:
-                parameter.add_(torch.randn(parameter.shape))
-    return network
-
-
-def stable_diffusion(name: str) -> DiffusionPipeline:
-    components = {
-        "unet": unet(in_channels=8 if "InstructPix2Pix" in name else 4),
-        "vae": autoencoder(),
-        "text_encoder": clip_text_encoder(),
-        "tokenizer": clip_tokenizer(),
-        "scheduler": diffusers.DDIMScheduler(clip_sample=False, steps_offset=1, set_alpha_to_one=False),
-        "safety_checker": None,
-        "feature_extractor": None,
-        "requires_safety_checker": False,
-    }
-    if "ControlNet" in name:
-        components["controlnet"] = controlnet()
-    return getattr(diffusers, name)(**components)
 
 
 def stable_diffusion_xl(name: str) -> DiffusionPipeline:
@@ -202,23 +129,6 @@ def make_image_pipeline():
 
 
 @pytest.fixture(scope="session")
-def stable_diffusion_folder(tmp_path_factory) -> Path:
-    """A saved text-to-image pipeline, as most models of the Hub are."""
-    folder = tmp_path_factory.mktemp("editors") / "stable-diffusion"
-    build_image_pipeline("StableDiffusionPipeline").save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def controlnet_folder(tmp_path_factory) -> Path:
-    """A saved ControlNet alone."""
-    folder = tmp_path_factory.mktemp("editors") / "controlnet"
-    torch.manual_seed(1)
-    controlnet().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def instruct_pix2pix_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("editors") / "instruct-pix2pix"
     build_image_pipeline("StableDiffusionInstructPix2PixPipeline").save_pretrained(folder)
@@ -233,11 +143,3 @@ def edges():
         return image.convert("L").filter(ImageFilter.FIND_EDGES)
 
     return detect
-
-
-@pytest.fixture
-def detectors() -> None:
-    """For tests of controlnet-aux, which `pip install .[test]` brings along."""
-    if find_spec("controlnet_aux") is None:
-        pytest.skip('controlnet-aux is not installed: `pip install ".[test]"`')
-    load_detector("canny")  # its import is silent, unlike one in a test

@@ -386,6 +386,15 @@ def test_a_callback_interrupts(leo_pipeline, photo):
     assert not torch.equal(whole.motion_codes, stopped.motion_codes)
 
 
+def test_what_a_callback_replaces_as_it_interrupts_is_kept(leo_pipeline, photo):
+    def replace_and_stop(pipeline, step, timestep, tensors):
+        pipeline._interrupt = True
+        return {"latents": torch.ones_like(tensors["latents"])}
+
+    arguments = {**SHORT, "output_type": "latent", "callback_on_step_end": replace_and_stop}
+    assert torch.equal(leo_pipeline(photo, **arguments).frames, torch.ones(1, MOTION_DIM, NUM_FRAMES - 1))
+
+
 def test_callback_objects_of_diffusers(leo_pipeline, photo):
     class Recorder(PipelineCallback):
         steps = []
@@ -424,11 +433,12 @@ def test_half_precision(leo_folder, photo, dtype):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image": None}, "`image` is missing"),
-        ({"image": []}, "`image`"),
+        ({"image": None}, "Video from nothing needs `first_frame_unet`, `first_frame_scheduler`, `motion_prior`"),
+        ({"image": []}, "`image` is an empty list: give at least one image, or None"),
         ({"num_frames": 1}, "`num_frames` must be at least 2, got 1: one frame holds no motion"),
         ({"num_frames": 17}, "`num_frames` must be at most 16, the sequence length .* got 17"),
         ({"num_inference_steps": 0}, "`num_inference_steps` must be at least 1, got 0"),
+        ({"num_inference_steps": 1001}, "`num_inference_steps` must be at most 1000, the timesteps of `scheduler`"),
         ({"num_videos_per_prompt": 0}, "`num_videos_per_prompt` must be at least 1, got 0"),
         ({"decode_chunk_size": 0}, "`decode_chunk_size` must be at least 1, got 0"),
         ({"output_type": "jpeg"}, "`output_type` must be one of .* got 'jpeg'"),
@@ -442,6 +452,10 @@ def test_half_precision(leo_folder, photo, dtype):
         ({"motion_codes": torch.zeros(3, 4, 8)}, r"`motion_codes` must have the shape .* got \(3, 4, 8\)"),
         ({"motion_codes": torch.zeros(0, 8)}, r"`motion_codes` must have the shape .* got \(1, 0, 8\)"),
         ({"motion_codes": torch.full((4, 8), torch.inf)}, "`motion_codes` holds NaN or infinite values"),
+        (
+            {"motion_codes": torch.zeros(4, 8), "start_motion_code": torch.zeros(8)},
+            "leave it out with `motion_codes`",
+        ),
         (
             {"callback_on_step_end_tensor_inputs": ["latents", "noise"]},
             r"`callback_on_step_end_tensor_inputs` can name \['latents'\], got \['noise'\]",
@@ -463,10 +477,9 @@ def test_refuses_networks_that_were_not_trained_together(animator, make_motion_u
         LEOPipeline(animator, make_motion_unet(motion_dim=5), DDIMScheduler(clip_sample=False))
 
 
-@pytest.mark.parametrize("condition", ["none", "start_end"])
-def test_refuses_a_network_of_another_condition(animator, make_motion_unet, condition):
-    with pytest.raises(ValueError, match=f"`motion_unet` must have `condition=\"start\"`.*got '{condition}'"):
-        LEOPipeline(animator, make_motion_unet(condition=condition), DDIMScheduler(clip_sample=False))
+def test_refuses_a_network_of_another_condition(animator, make_motion_unet):
+    with pytest.raises(ValueError, match="`motion_unet` must have the condition 'start' or 'none', got 'start_end'"):
+        LEOPipeline(animator, make_motion_unet(condition="start_end"), DDIMScheduler(clip_sample=False))
 
 
 def test_animate_keeps_the_order_of_a_stream(leo_pipeline, photo):
