@@ -6,8 +6,7 @@ the animator and the motion diffusion on them with the scripts beside this one, 
     python examples/train_demo_model.py --output_dir outputs/demo
 
 The result is small and soft: it shows that everything works. --scale 10 trains ten times as long, and so on.
---all_tasks also trains motion prior, first-frame model and transition model, in about ten minutes more, for video from
-nothing and endless video. A run that was stopped goes on where it was.
+A run that was stopped goes on where it was.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from leo_diffusers import LEOInfinitePipeline, LEOPipeline, LIAPipeline, load_components, video_io
+from leo_diffusers import LEOPipeline, LIAPipeline, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.talking_heads import FIRST_HELD_OUT_SEED, FRAME_RATE, render_clip
 from leo_diffusers.training.validation import frame_grid
@@ -31,7 +30,6 @@ NUM_CLIPS = 80
 NUM_FRAMES = 64
 FRAME_SIZE = 64
 NUM_SHOWN = 4  # people on the contact sheet
-ENDLESS_FRAMES = 500
 
 ANIMATOR_ARGUMENTS = (
     "--resolution 64 --block_out_channels 16 32 64 96 96 --latent_dim 128 --motion_dim 20 --gan_weight 0 "
@@ -39,20 +37,11 @@ ANIMATOR_ARGUMENTS = (
     "--max_grad_norm 5 --lr_scheduler cosine --lr_warmup_steps 50 --use_ema --ema_decay 0.99 "
     "--mixed_precision bf16 --report_to none --checkpoints_total_limit 1"
 )
-DENOISING_ARGUMENTS = (
-    "--learning_rate 1e-3 --max_grad_norm 1 --lr_scheduler cosine --lr_warmup_steps 50 --use_ema --ema_decay 0.99 "
-    "--beta_schedule squaredcos_cap_v2 --report_to none --checkpoints_total_limit 1 "
-)
-MOTION_ARGUMENTS = DENOISING_ARGUMENTS + (
+MOTION_ARGUMENTS = (
     "--block_out_channels 64 96 128 --layers_per_block 1 --attention_levels 2 --train_batch_size 32 "
-    "--prediction_type sample"
+    "--learning_rate 1e-3 --max_grad_norm 1 --lr_scheduler cosine --lr_warmup_steps 50 --use_ema --ema_decay 0.99 "
+    "--prediction_type sample --beta_schedule squaredcos_cap_v2 --report_to none --checkpoints_total_limit 1"
 )
-PRIOR_ARGUMENTS = DENOISING_ARGUMENTS + "--hidden_dim 256 --train_batch_size 256 --prediction_type v_prediction"
-FIRST_FRAME_ARGUMENTS = DENOISING_ARGUMENTS + (
-    "--block_out_channels 32 64 96 128 --layers_per_block 1 --train_batch_size 16 --prediction_type v_prediction "
-    "--mixed_precision bf16"
-)
-STEPS = {"animator": 750, "leo": 550, "prior": 1000, "transition": 400, "first-frame": 1000}
 
 
 def render(index: int, path: Path) -> None:
@@ -109,77 +98,39 @@ def generate(model: Path, output_dir: Path) -> None:
     )
 
 
-def generate_from_nothing(model: Path, output_dir: Path) -> None:
-    r"""Video from nothing, and endless video with transitions; one contact sheet."""
-    endless = LEOInfinitePipeline.from_pretrained(model)
-    leo = LEOPipeline.from_pipe(endless)
-    for pipeline in (leo, endless):
-        pipeline.set_progress_bar_config(disable=True)
-    columns = torch.linspace(0, NUM_FRAMES - 1, 10).long()
-    rows = []
-    for index in range(1, NUM_SHOWN + 1):
-        frames = leo(generator=torch.Generator().manual_seed(index), output_type="pt").frames[0] * 2 - 1
-        with video_io.VideoWriter(output_dir / f"unconditional-{index}.mp4", FRAME_RATE) as writer:
-            writer.write(frames)
-        rows.append(frames[columns])
-    generator = torch.Generator().manual_seed(0)
-    stream = endless.stream(num_frames=ENDLESS_FRAMES, transition="diffusion", generator=generator, output_type="pt")
-    shown = []
-    with video_io.VideoWriter(output_dir / "endless.mp4", FRAME_RATE) as writer:
-        for index, frame in enumerate(tqdm(stream, total=ENDLESS_FRAMES, desc="Endless video", unit="frame")):
-            writer.write(frame * 2 - 1)
-            if index % (ENDLESS_FRAMES // 20) == 0:
-                shown.append(frame * 2 - 1)
-    rows += torch.stack(shown).split(10)
-    video_io.write_image(output_dir / "contact_sheet_from_nothing.png", frame_grid(rows))
-    print(f"Wrote unconditional and endless videos and contact_sheet_from_nothing.png to {output_dir}.")
-
-
-def assemble(model: Path, folders: list[Path], output_dir: Path) -> None:
-    r"""What `leo-diffusers assemble` does, again where it was done before: the parts may be newer."""
-    shutil.rmtree(output_dir, ignore_errors=True)
-    components = {name: component for folder in folders for name, component in load_components(folder).items()}
-    LEOInfinitePipeline.from_pretrained(model, **components).save_pretrained(output_dir)
-
-
 def main(args: argparse.Namespace) -> None:
     if args.scale <= 0:
         raise ValueError(f"--scale must be above 0, got {args.scale}.")
-    clips, codes = args.output_dir / "clips", args.output_dir / "codes"
-    folders = {name: args.output_dir / name for name in STEPS}
+    clips, animator, codes, model = (args.output_dir / name for name in ("clips", "animator", "codes", "leo"))
     if args.restart:
-        for folder in (clips, codes, *folders.values()):
+        for folder in (clips, animator, codes, model):
             shutil.rmtree(folder, ignore_errors=True)
     render_clips(clips)
+    animator_steps, motion_steps = (max(2, round(steps * args.scale)) for steps in (750, 550))
 
-    def train(script: str, name: str, arguments: str, **paths: Path) -> None:
-        steps = max(2, round(STEPS[name] * args.scale))
-        interval = min(steps, 1000)
-        schedule = (
+    def schedule(steps: int) -> str:
+        interval = max(1, min(steps, 1000))
+        return (
             f" --max_train_steps {steps} --checkpointing_steps {interval} --validation_steps {interval} "
             f"--resume_from_checkpoint latest --seed {args.seed}"
         )
-        launch(script, arguments + schedule, output_dir=folders[name], **paths)
 
-    train("train_lia.py", "animator", ANIMATOR_ARGUMENTS, train_data_dir=clips)
+    launch("train_lia.py", ANIMATOR_ARGUMENTS + schedule(animator_steps), train_data_dir=clips, output_dir=animator)
     launch(
         "extract_motion_codes.py",
         "--horizontal_flip --batch_size 64",
-        pretrained_model_name_or_path=folders["animator"],
+        pretrained_model_name_or_path=animator,
         train_data_dir=clips,
         output_dir=codes,
     )
-    inputs = {"pretrained_model_name_or_path": folders["animator"], "motion_codes_dir": codes}
-    train("train_lmdm.py", "leo", MOTION_ARGUMENTS, **inputs)
-    generate(folders["leo"], args.output_dir)
-    if not args.all_tasks:
-        return
-    train("train_motion_prior.py", "prior", PRIOR_ARGUMENTS, **inputs)
-    train("train_lmdm.py", "transition", f"{MOTION_ARGUMENTS} --condition start_end", **inputs)
-    train("train_first_frame.py", "first-frame", FIRST_FRAME_ARGUMENTS, **inputs, train_data_dir=clips)
-    added = [folders[name] for name in ("prior", "transition", "first-frame")]
-    assemble(folders["leo"], added, args.output_dir / "leo-full")
-    generate_from_nothing(args.output_dir / "leo-full", args.output_dir)
+    launch(
+        "train_lmdm.py",
+        MOTION_ARGUMENTS + schedule(motion_steps),
+        pretrained_model_name_or_path=animator,
+        motion_codes_dir=codes,
+        output_dir=model,
+    )
+    generate(model, args.output_dir)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -189,7 +140,6 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--output_dir", type=Path, required=True, help="clips, models and videos are written here")
     add("--scale", type=float, default=1.0, help="length of the training (default: %(default)s)")
-    add("--all_tasks", action="store_true", help="also train what video from nothing and endless video need")
     add("--seed", type=int, default=0, help="default: %(default)s")
     add("--restart", action="store_true", help="begin again instead of going on")
     return parser

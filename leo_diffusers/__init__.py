@@ -11,7 +11,7 @@ from .models.frame_discriminator import FrameDiscriminator
 from .models.lia import LIAModel, LIAModelOutput, LIASource
 from .models.motion_prior import MotionPriorModel
 from .models.motion_unet_1d import MotionUNet1DModel
-from .pipelines.components import load_components
+from .pipelines.components import assemble_pipeline, load_components
 from .pipelines.image_editor import ImageEditor
 from .pipelines.motion_control import MotionControl
 from .pipelines.pipeline_leo import LEOPipeline
@@ -37,6 +37,7 @@ __all__ = [
     "MotionControl",
     "MotionPriorModel",
     "MotionUNet1DModel",
+    "assemble_pipeline",
     "load_components",
 ]
 

@@ -18,7 +18,7 @@ from . import video_io
 from .lia_checkpoint import load_lia_checkpoint
 from .model_card import ANIMATE_USAGE, STREAM_USAGE, UNCONDITIONAL_USAGE, write_model_card
 from .pipelines.animator_pipeline import AnimatorPipeline
-from .pipelines.components import NETWORKS, load_components
+from .pipelines.components import NETWORKS, assemble_pipeline
 from .pipelines.motion_control import MotionControl
 from .pipelines.motion_pipeline import FirstFrameSource
 from .pipelines.pipeline_leo import LEOPipeline
@@ -29,6 +29,7 @@ from .pipelines.pipeline_lia import LIAPipeline
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 STANDARD_OUTPUT = Path("-")
+EDITOR_OPTIONS = ("strength", "guidance_scale", "num_inference_steps")
 FILE_FRAMES = 1024  # of a stream to a file, where no number is given
 PLAYER = "ffplay -f rawvideo -pixel_format rgb24 -video_size {size}x{size} -framerate {rate:g} -"
 
@@ -65,6 +66,14 @@ def load_pipeline(
     return pipeline_class.from_pretrained(arguments.model, dtype=DTYPES[arguments.dtype], **loading).to(device)
 
 
+def check_first_frame_options(arguments: argparse.Namespace) -> None:
+    r"""Refuses what contradicts itself before any model is loaded."""
+    if arguments.prompt is not None and arguments.first_frame_model is None:
+        raise ValueError("--prompt needs --first-frame-model, a diffusers text-to-image pipeline.")
+    if arguments.image and arguments.first_frame_model is not None:
+        raise ValueError("--image is a first frame already: leave out --prompt and --first-frame-model.")
+
+
 def load_first_frame_source(arguments: argparse.Namespace) -> FirstFrameSource:
     r"""The text-to-image model of `--first-frame-model`, if there is one."""
     if arguments.first_frame_model is None:
@@ -84,15 +93,15 @@ def motion_control_of(arguments: argparse.Namespace, motion_dim: int) -> MotionC
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    r"""Ctrl-C and SIGTERM only make a note, so that a file can be finished; a second Ctrl-C ends the process."""
+    r"""Ctrl-C, SIGTERM and a closed terminal only make a note, however often, so that a file can be finished."""
     requested = False
 
     def request(signal_number: int, stack: object) -> None:
         nonlocal requested
         requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, request) for number in numbers}
     try:
         yield lambda: requested
     finally:
@@ -142,6 +151,7 @@ def run_generate(arguments: argparse.Namespace) -> None:
     r"""`leo-diffusers generate`: one video, or several numbered ones, from photos, a prompt, or nothing."""
     if arguments.num_videos < 1:
         raise ValueError(f"--num-videos must be at least 1, got {arguments.num_videos}.")
+    check_first_frame_options(arguments)
     if arguments.shared_motion and len(arguments.image) < 2:
         raise ValueError("--shared-motion shows one motion on several photos: give --image two or more.")
     images = [video_io.read_image(path) for path in arguments.image] or [None]
@@ -180,6 +190,7 @@ def run_generate(arguments: argparse.Namespace) -> None:
 
 def run_stream(arguments: argparse.Namespace) -> None:
     r"""`leo-diffusers stream`: endless video to a file, or as raw RGB to standard output."""
+    check_first_frame_options(arguments)
     is_piped = arguments.output == STANDARD_OUTPUT
     num_frames = arguments.num_frames
     if num_frames is None and not is_piped:
@@ -214,8 +225,24 @@ def run_stream(arguments: argparse.Namespace) -> None:
                 break
 
 
+def check_edit_options(arguments: argparse.Namespace) -> None:
+    r"""Refuses what leads to no edit before any model is loaded."""
+    if (arguments.prompt is None) == (arguments.edited_frame is None):
+        raise ValueError("Give either --edited-frame, or --prompt with --editor.")
+    if arguments.prompt is not None and arguments.editor is None:
+        raise ValueError(
+            "--prompt needs an editor: name a diffusers image pipeline by --editor, or use --edited-frame."
+        )
+    for name in ("editor", "controlnet", "detector", *EDITOR_OPTIONS):
+        if arguments.edited_frame is not None and getattr(arguments, name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for --prompt: with --edited-frame nothing is left to edit."
+            )
+
+
 def run_edit(arguments: argparse.Namespace) -> None:
     r"""`leo-diffusers edit`: in constant memory, at the video's frame rate and with its audio."""
+    check_edit_options(arguments)
     edited_frame = None if arguments.edited_frame is None else video_io.read_image(arguments.edited_frame)
     if arguments.prompt is not None and arguments.editor is None:
         raise ValueError(
@@ -225,8 +252,8 @@ def run_edit(arguments: argparse.Namespace) -> None:
     writer = video_io.VideoWriter(arguments.output, video.frames_per_second, audio_from=arguments.video)
     loading = {name: getattr(arguments, name) for name in ("editor", "controlnet", "detector")}
     pipeline = load_pipeline(LEOEditPipeline, arguments, **loading)
-    options = ("strength", "guidance_scale", "num_inference_steps")
-    editor_arguments = {name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None}
+    given = {name: getattr(arguments, name) for name in EDITOR_OPTIONS}
+    editor_arguments = {name: value for name, value in given.items() if value is not None}
     frames = pipeline.stream(
         arguments.video,
         prompt=arguments.prompt,
@@ -278,18 +305,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 def run_assemble(arguments: argparse.Namespace) -> None:
     r"""`leo-diffusers assemble`: a LEO model with the networks that were trained for it, in one folder."""
     with new_folder(arguments.output) as folder:
-        added = {}
-        for part in arguments.add:
-            added |= load_components(part)
-        # The model's own components stay, of whichever pipeline it is.
-        components = DiffusionPipeline.from_pretrained(arguments.model).components | added
-        components = {name: component for name, component in components.items() if component is not None}
-        if "motion_unet" not in components:
-            raise ValueError(f"--model {arguments.model} has no motion_unet: name an output of train_lmdm.py.")
-        pipeline_class = LEOInfinitePipeline if "transition_unet" in components else LEOPipeline
-        pipeline = pipeline_class(**components)
+        pipeline = assemble_pipeline(arguments.model, arguments.add)
         pipeline.save_pretrained(str(folder))
-        names = ", ".join(name for name in NETWORKS if name in components)
+        names = ", ".join(name for name in NETWORKS if getattr(pipeline, name, None) is not None)
         takes_image = pipeline.motion_unet.config.condition == "start"
         write_model_card(
             folder,
@@ -299,7 +317,7 @@ def run_assemble(arguments: argparse.Namespace) -> None:
             license="other",
             tags=["unconditional-video-generation"] + ["image-to-video"] * takes_image,
         )
-    print(f"Wrote {arguments.output}: {pipeline_class.__name__} with {names}.")
+    print(f"Wrote {arguments.output}: {type(pipeline).__name__} with {names}.")
 
 
 def run_convert(arguments: argparse.Namespace) -> None:

@@ -203,7 +203,7 @@ def test_names_of_nothing_are_refused(assemble, make_part, lia_folder, tmp_path,
         ([tmp_path / "priorr"], {}, f"There is no folder {tmp_path}/priorr, and the Hub gave no repository"),
         ([prior, tmp_path / "empty"], {}, f"{tmp_path}/empty holds none of motion_unet, motion_prior"),
         ([prior], {"model": tmp_path / "leoo"}, "leoo"),
-        ([prior], {"model": lia_folder}, f"--model {lia_folder} has no motion_unet: name an output of train_lmdm.py"),
+        ([prior], {"model": lia_folder}, f"{lia_folder} has no motion_unet: name an output of train_lmdm.py"),
     ):
         assert_refused(assemble(*parts, **model), capsys, message)
     assert sorted(tmp_path.rglob("*")) == before

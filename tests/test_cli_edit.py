@@ -127,8 +127,8 @@ def test_editors_that_do_not_fit(tmp_path, edit, capsys, stable_diffusion_folder
     for options, message in (
         ([*PROMPT, *guided], "is guided by a control image: pass a `detector`"),
         ([*PROMPT, *guided, "--detector", "nose"], "`detector"),
-        (["--editor", stable_diffusion_folder], "Pass a `prompt` for the editor, or an `edited_frame`"),
-        (["--prompt", "a", "--edited-frame", "nowhere.png"], "There is no image nowhere.png"),
+        (["--editor", stable_diffusion_folder], "Give either --edited-frame, or --prompt with --editor"),
+        (["--edited-frame", "nowhere.png"], "There is no image nowhere.png"),
     ):
         assert_one_line(capsys, edit(*options), message)
     assert not list(tmp_path.iterdir())
@@ -136,4 +136,4 @@ def test_editors_that_do_not_fit(tmp_path, edit, capsys, stable_diffusion_folder
 
 def test_a_prompt_and_a_frame(edit, capsys, edited_file, stable_diffusion_folder):
     code = edit(*PROMPT, "--editor", stable_diffusion_folder, "--edited-frame", edited_file)
-    assert_one_line(capsys, code, "`edited_frame` takes the editor's place")
+    assert_one_line(capsys, code, "Give either --edited-frame, or --prompt with --editor")

@@ -41,6 +41,13 @@ class MotionStatistics(nn.Module):
         r"""The inverse of [`~MotionStatistics.standardize`]."""
         return sample * self.std.to(sample.device) + self.mean.to(sample.device)
 
+    def clamp(self, motion_codes: torch.Tensor, limit: float) -> torch.Tensor:
+        r"""Codes `(..., M)` with each number at most `limit` standard deviations from the mean; others unchanged."""
+        standardized = self.standardize(motion_codes)
+        # Where nothing is clamped the code itself comes back, not one that rounding has moved.
+        is_within = standardized.abs() <= limit
+        return torch.where(is_within, motion_codes, self.unstandardize(standardized.clamp(-limit, limit)))
+
     def _reset(self, device: torch.device | None) -> None:
         # With the dtype written out: `from_pretrained(dtype=torch.float16)` builds under that default dtype.
         self.mean, self.std = (torch.tensor(values, dtype=torch.float32, device=device) for values in self._values)

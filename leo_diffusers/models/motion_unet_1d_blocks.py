@@ -29,7 +29,7 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
-class FewFramesConv1d(nn.Conv1d):
+class FrameConv1d(nn.Conv1d):
     r"""
     [`torch.nn.Conv1d`] that samples faster on CPU. The weights of the lower levels exceed the caches and meet 8 or 16
     frames per sample, so what takes time is to read them once. A convolution of 512 channels and 8 frames takes 480 us
@@ -52,10 +52,10 @@ class FewFramesConv1d(nn.Conv1d):
         if self.padding[0]:
             hidden_states = F.pad(hidden_states, 2 * self.padding)
         windows = hidden_states.unfold(2, *self.kernel_size, *self.stride)  # (B, C, F, taps)
-        rows = self.weight.view(-1, ROWS_PER_PRODUCT, self.in_channels * self.kernel_size[0])  # (products, rows, C taps)
-        columns = windows.permute(1, 3, 0, 2).reshape(rows.shape[2], -1)  # (C taps, B F)
-        bias = self.bias.view(-1, ROWS_PER_PRODUCT, 1)
-        output = torch.baddbmm(bias, rows, columns.expand(rows.shape[0], -1, -1))
+        columns = windows.permute(1, 3, 0, 2).reshape(self.in_channels * self.kernel_size[0], -1)  # (C taps, B F)
+        rows = self.weight.reshape(-1, ROWS_PER_PRODUCT, columns.shape[0])  # (products, rows, C taps)
+        bias = self.bias.reshape(-1, ROWS_PER_PRODUCT, 1)
+        output = torch.baddbmm(bias, rows, columns.expand(rows.shape[0], -1, -1))  # (products, rows, B F)
         return output.view(self.out_channels, batch_size, -1).transpose(0, 1)
 
 
@@ -73,12 +73,12 @@ class ResidualBlock1D(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, dropout: float):
         super().__init__()
         self.norm1 = group_norm(in_channels)
-        self.conv1 = FewFramesConv1d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.conv1 = FrameConv1d(in_channels, out_channels, kernel_size=3, padding=1)
         self.norm2 = group_norm(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = zero_init(FewFramesConv1d(out_channels, out_channels, kernel_size=3, padding=1))
+        self.conv2 = zero_init(FrameConv1d(out_channels, out_channels, kernel_size=3, padding=1))
         same_channels = in_channels == out_channels
-        self.skip = nn.Identity() if same_channels else FewFramesConv1d(in_channels, out_channels, kernel_size=1)
+        self.skip = nn.Identity() if same_channels else FrameConv1d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, hidden_states: torch.Tensor, scale_shift: torch.Tensor) -> torch.Tensor:
         r"""Features `(B, in_channels, F)`, scale and shift `(B or 1, 2 * out_channels)`, to `(B, out_channels, F)`."""
@@ -169,7 +169,7 @@ class DownBlock1D(nn.Module):
     def __init__(self, layers: list[UNetLayer1D], channels: int, downsample: bool):
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.downsample = FewFramesConv1d(channels, channels, kernel_size=3, stride=2, padding=1) if downsample else None
+        self.downsample = FrameConv1d(channels, channels, kernel_size=3, stride=2, padding=1) if downsample else None
 
     def forward(self, hidden_states: torch.Tensor, scale_shifts: list[torch.Tensor]) -> list[torch.Tensor]:
         r"""
@@ -204,7 +204,7 @@ class UpBlock1D(nn.Module):
     def __init__(self, layers: list[UNetLayer1D], channels: int, upsample: bool):
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.upsample = FewFramesConv1d(channels, channels, kernel_size=3, padding=1) if upsample else None
+        self.upsample = FrameConv1d(channels, channels, kernel_size=3, padding=1) if upsample else None
 
     def forward(
         self, hidden_states: torch.Tensor, skips: list[torch.Tensor], scale_shifts: list[torch.Tensor]

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Iterator
+from numbers import Integral
 
 import numpy as np
 import PIL.Image
@@ -78,21 +79,33 @@ class AnimatorPipeline(DiffusionPipeline):
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
 
-    def check_motion_control(self, motion_control: MotionControl | None) -> None:
-        r"""Refuses what is no [`MotionControl`], or one of directions that the animator does not have."""
+    def check_counts(self, **counts: int) -> None:
+        r"""Refuses what is no positive integer, or in `num_frames` a video without motion; each is named."""
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise TypeError(f"`{name}` must be an integer, got {value!r}.")
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+            if name == "num_frames" and value < 2:
+                raise ValueError(f"`num_frames` must be at least 2, got {value}: one frame holds no motion.")
+
+    def check_motion_control(self, motion_control: MotionControl | None, num_frames: int | None = None) -> None:
+        r"""
+        Refuses what is no [`MotionControl`], or one of directions that the animator does not have, or with a curve
+        that is shorter than the video, where `num_frames` is known.
+        """
         if motion_control is None:
             return
         if not isinstance(motion_control, MotionControl):
             raise TypeError(f"`motion_control` must be a MotionControl, got {type(motion_control).__name__}.")
-        motion_control.check(self.animator.config.motion_dim)
+        motion_control.check(self.animator.config.motion_dim, num_frames)
 
     def chunk_size(self, decode_chunk_size: int | None) -> int:
         r"""The number of frames that go through the animator at a time; None picks one for device and frame size."""
         if decode_chunk_size is None:
             budget = CHUNK_PIXELS["cpu" if self._execution_device.type == "cpu" else "other"]
             return min(MAX_CHUNK_SIZE, max(1, budget // self.animator.config.frame_size**2))
-        if decode_chunk_size < 1:
-            raise ValueError(f"`decode_chunk_size` must be at least 1, got {decode_chunk_size}.")
+        self.check_counts(decode_chunk_size=decode_chunk_size)
         return decode_chunk_size
 
     @torch.no_grad()

@@ -1,16 +1,19 @@
 """Trained networks from their own folders, for a pipeline that is put together."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import diffusers
-from diffusers import ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.schedulers import SchedulerMixin
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils import HfHubHTTPError
 
 from ..models.motion_prior import MotionPriorModel
 from ..models.motion_unet_1d import MotionUNet1DModel
+from .pipeline_leo import LEOPipeline
+from .pipeline_leo_infinite import LEOInfinitePipeline
 
 
 NETWORKS = {
@@ -51,6 +54,29 @@ def load_components(folder: str | Path) -> dict[str, ModelMixin | SchedulerMixin
     if not components:
         raise ValueError(f"{folder} holds none of {', '.join((*NETWORKS, *SCHEDULERS))}: train one with the examples.")
     return components
+
+
+def assemble_pipeline(model: str | Path, parts: Iterable[str | Path]) -> LEOPipeline | LEOInfinitePipeline:
+    r"""
+    Puts networks that were trained one by one together.
+
+    Args:
+        model (`str` or `Path`): Folder or Hub id of a pipeline, whose own components stay.
+        parts (iterable of `str` or `Path`): What [`load_components`] takes; later ones replace earlier ones.
+
+    Returns:
+        [`LEOInfinitePipeline`] with a transition model, else [`LEOPipeline`].
+
+    Raises:
+        FileNotFoundError: Where there is no such folder or repository.
+        ValueError: Where a motion model is missing, or networks do not fit each other.
+    """
+    added = {name: component for part in parts for name, component in load_components(part).items()}
+    components = DiffusionPipeline.from_pretrained(model).components | added
+    components = {name: component for name, component in components.items() if component is not None}
+    if "motion_unet" not in components:
+        raise ValueError(f"{model} has no motion_unet: name an output of train_lmdm.py.")
+    return (LEOInfinitePipeline if "transition_unet" in components else LEOPipeline)(**components)
 
 
 def _download(repository: str) -> Path:

@@ -9,8 +9,6 @@ from diffusers.schedulers import SchedulerMixin
 from diffusers.utils import logging
 from tqdm import tqdm
 
-from ..models.motion_unet_1d import MotionUNet1DModel
-
 
 logger = logging.get_logger(__name__)
 
@@ -52,12 +50,11 @@ def denoising_steps(
     latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)  # known only after the timesteps are
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     step_kwargs = {"generator": generator} if takes_generator else {}
-    embeddings = {}
-    if isinstance(model, MotionUNet1DModel):
-        embeddings = {"timestep_embedding": model.embed_timesteps(scheduler.timesteps)}
+    # Of a network that can, all timesteps at once: its embedding is a sixth of its weights.
+    embeddings = model.embed_timesteps(scheduler.timesteps) if hasattr(model, "embed_timesteps") else None
     for index, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(latents, timestep).to(model.dtype)
-        embedding = {name: rows[index : index + 1] for name, rows in embeddings.items()}
+        embedding = {} if embeddings is None else {"timestep_embedding": embeddings[index : index + 1]}
         prediction = model(model_input, timestep, **conditions, **embedding).sample.float()
         latents = scheduler.step(prediction, timestep, latents, **step_kwargs).prev_sample
         replaced = yield index, timestep, latents

@@ -90,14 +90,22 @@ class MotionControl:
         r"""The number of frames after a frame that its smoothing needs."""
         return math.ceil(SMOOTHING_REACH * self.smoothing)
 
-    def check(self, motion_dim: int) -> None:
+    def check(self, motion_dim: int, num_frames: int | None = None) -> None:
         r"""
         Args:
             motion_dim (`int`): Number M of motion directions that the model has.
+            num_frames (`int`, *optional*): Length of the video, where it is known.
 
         Raises:
-            ValueError: Where `scale` or `values` names another direction.
+            ValueError: Where `scale` or `values` names another direction, or a curve is shorter than the video.
         """
+        for direction, value in self.values.items():
+            curve = to_curve(direction, value)
+            if curve.ndim == 1 and num_frames is not None and len(curve) < num_frames:
+                raise ValueError(
+                    f"`values` gives direction {direction} a curve of {len(curve)} frames, but the video has more "
+                    f"({num_frames}): make it longer, or the video shorter."
+                )
         for name, by_direction in (("scale", self.scale), ("values", self.values)):
             for direction in by_direction if isinstance(by_direction, dict) else ():
                 check_direction(name, direction, motion_dim)

@@ -1,6 +1,7 @@
 """What the pipelines that generate motion share: their components, start poses and first frames."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import PIL.Image
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.schedulers import SchedulerMixin
+from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
 from ..models.lia import LIAModel, LIASource
@@ -16,11 +18,33 @@ from ..models.motion_unet_1d import MotionUNet1DModel
 from .animator_pipeline import AnimatorPipeline
 from .denoising import denoise, without_clipping
 from .image_editor import call_image_pipeline
+from .motion_control import MotionControl
+from .pipeline_output import LEOPipelineOutput
 
+
+logger = logging.get_logger(__name__)
 
 Image = PIL.Image.Image | np.ndarray | torch.Tensor
 Generators = torch.Generator | list[torch.Generator] | None
 FirstFrameSource = DiffusionPipeline | Callable | None
+
+
+@dataclass
+class FirstFrames:
+    r"""
+    What the videos of a call begin with.
+
+    Args:
+        source ([`LIASource`]): The encoded frames.
+        num_videos (`int`): Videos that each frame serves.
+        own_codes (`torch.Tensor` of shape `(B, M)`): The pose that each video's frame has.
+        start_codes (`torch.Tensor` of shape `(B, M)`): The pose alpha_1 that each video's motion starts from.
+    """
+
+    source: LIASource
+    num_videos: int
+    own_codes: torch.Tensor
+    start_codes: torch.Tensor
 
 
 class MotionPipeline(AnimatorPipeline):
@@ -56,7 +80,7 @@ class MotionPipeline(AnimatorPipeline):
         first_frame_scheduler: SchedulerMixin | None = None,
     ):
         super().__init__()
-        self.check_motion_dim(animator, motion_unet=motion_unet, motion_prior=motion_prior)
+        self.check_codes(animator, motion_unet, motion_prior=motion_prior)
         if motion_unet.config.condition not in self.conditions:
             raise ValueError(
                 f"`motion_unet` must have the condition {' or '.join(map(repr, self.conditions))}, got "
@@ -75,13 +99,22 @@ class MotionPipeline(AnimatorPipeline):
         )
 
     @staticmethod
-    def check_motion_dim(animator: LIAModel, **networks: MotionUNet1DModel | MotionPriorModel | None) -> None:
-        r"""Refuses networks whose motion codes have another size than the animator's."""
-        for name, network in networks.items():
-            if network is not None and network.config.motion_dim != animator.config.motion_dim:
+    def check_codes(
+        animator: LIAModel, motion_unet: MotionUNet1DModel, **networks: MotionUNet1DModel | MotionPriorModel | None
+    ) -> None:
+        r"""Refuses networks of other motion codes than the animator's, and warns where they learned others."""
+        for name, network in {"motion_unet": motion_unet, **networks}.items():
+            if network is None:
+                continue
+            if network.config.motion_dim != animator.config.motion_dim:
                 raise ValueError(
                     f"`animator` has motion codes of {animator.config.motion_dim} numbers, `{name}` of "
                     f"{network.config.motion_dim}: they were not trained together."
+                )
+            if not torch.equal(network.statistics.mean.cpu(), motion_unet.statistics.mean.cpu()):
+                logger.warning(
+                    f"`{name}` and `motion_unet` were trained on different motion codes: unless both sets are of this "
+                    "animator, what they draw will not fit."
                 )
 
     @staticmethod
@@ -97,24 +130,12 @@ class MotionPipeline(AnimatorPipeline):
                 f"{code_size}: train one with examples/train_first_frame.py."
             )
 
-    def check_counts(self, **counts: int) -> None:
-        r"""Refuses what is no positive integer; each is named."""
-        for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"`{name}` must be an integer, got {value!r}.")
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
-        if counts.get("num_frames", 2) < 2:
-            raise ValueError(
-                f"`num_frames` must be at least 2, got {counts['num_frames']}: one frame holds no motion."
-            )
-
     def check_schedulers(self, num_inference_steps: int) -> None:
         r"""
         Refuses schedulers of another kind of model, and more steps than they have, and turns clipping off: they may
         have been exchanged.
         """
-        for name in ("scheduler", "prior_scheduler", "transition_scheduler"):
+        for name in ("scheduler", "prior_scheduler", "transition_scheduler", "first_frame_scheduler"):
             scheduler = getattr(self, name, None)
             if scheduler is None:
                 continue
@@ -128,7 +149,8 @@ class MotionPipeline(AnimatorPipeline):
                     f"`num_inference_steps` must be at most {scheduler.config.num_train_timesteps}, the timesteps of "
                     f"`{name}`, got {num_inference_steps}."
                 )
-            setattr(self, name, without_clipping(scheduler))
+            if name != "first_frame_scheduler":  # frames are confined to [-1, 1], codes are not
+                setattr(self, name, without_clipping(scheduler))
 
     def check_first_frame(
         self,
@@ -233,21 +255,30 @@ class MotionPipeline(AnimatorPipeline):
         self,
         first_frame_source: DiffusionPipeline | Callable,
         prompt: str | list[str] | None,
-        num_videos_per_prompt: int,
+        batch_size: int,
         generator: Generators,
     ) -> list[PIL.Image.Image]:
         r"""One first frame for every video, from outside."""
         prompts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
-        prompts = [one for one in prompts for _ in range(num_videos_per_prompt)]
-        self.check_generators(generator, len(prompts))
+        prompts = [one for one in prompts for _ in range(batch_size // len(prompts))]
         generators = generator if isinstance(generator, list) else [generator] * len(prompts)
         return [
             call_image_pipeline(first_frame_source, generator=one, **({} if words is None else {"prompt": words}))
             for words, one in zip(prompts, generators)
         ]
 
-    def prepare_start_codes(self, start_motion_code: torch.Tensor, batch_size: int) -> torch.Tensor:
-        r"""The given pose alpha_1 for every video, (B, M)."""
+    def count_videos(
+        self, image: Image | list[Image] | None, prompt: str | list[str] | None, num_videos_per_prompt: int
+    ) -> int:
+        r"""The number B of videos that a call makes."""
+        given = prompt if image is None else image
+        is_batch = isinstance(given, (list, tuple)) or getattr(given, "ndim", 0) == 4
+        return num_videos_per_prompt * (len(given) if is_batch else 1)
+
+    def prepare_start_codes(self, start_motion_code: torch.Tensor | None, batch_size: int) -> torch.Tensor | None:
+        r"""The given pose alpha_1 for every video, (B, M); None where none is given."""
+        if start_motion_code is None:
+            return None
         start_motion_code = self.check_motion_codes("start_motion_code", start_motion_code)
         if start_motion_code.ndim > 2 or (
             start_motion_code.ndim == 2 and len(start_motion_code) not in (1, batch_size)
@@ -264,19 +295,41 @@ class MotionPipeline(AnimatorPipeline):
         prompt: str | list[str] | None,
         first_frame_source: FirstFrameSource,
         start_codes: torch.Tensor | None,
-        num_videos_per_prompt: int,
+        batch_size: int,
         num_inference_steps: int,
         generator: Generators,
-    ) -> tuple[LIASource, int]:
-        r"""
-        Encodes the first frames of a call: given, of `first_frame_source`, or drawn for their poses `start_codes`.
-
-        Returns:
-            `tuple[LIASource, int]`: The sources, and the number of videos that each serves.
-        """
+    ) -> FirstFrames:
+        r"""The first frames of a call, encoded: given, of `first_frame_source`, or drawn for their poses."""
         if image is not None:
-            return self.encode_source(image), num_videos_per_prompt
-        if first_frame_source is not None:
-            frames = self.call_first_frame_source(first_frame_source, prompt, num_videos_per_prompt, generator)
-            return self.encode_source(frames), 1
-        return self.animator.encode_source(self.draw_first_frames(start_codes, num_inference_steps, generator)), 1
+            source = self.encode_source(image)
+        elif first_frame_source is not None:
+            source = self.encode_source(
+                self.call_first_frame_source(first_frame_source, prompt, batch_size, generator)
+            )
+        else:
+            if start_codes is None:
+                start_codes = self.draw_start_codes(batch_size, num_inference_steps, generator)
+            source = self.animator.encode_source(self.draw_first_frames(start_codes, num_inference_steps, generator))
+        num_videos = batch_size // source.latent.shape[0]
+        own_codes = source.motion_code.float().repeat_interleave(num_videos, dim=0)
+        return FirstFrames(source, num_videos, own_codes, own_codes if start_codes is None else start_codes)
+
+    def render_videos(
+        self,
+        first: FirstFrames,
+        motion_codes: torch.Tensor,
+        motion_control: MotionControl | None,
+        decode_chunk_size: int | None,
+        output_type: str,
+        return_dict: bool,
+        latents: torch.Tensor | None = None,
+    ) -> LEOPipelineOutput | tuple:
+        r"""Motion codes (B, F, M) to a pipeline's output; `latents` or else the codes are what "latent" returns."""
+        if motion_control is not None:
+            motion_codes = motion_control.apply_batch(motion_codes, first.own_codes)
+        frames = motion_codes if latents is None else latents
+        if output_type != "latent":
+            frames = self.animate_batch(first.source, motion_codes, first.num_videos, decode_chunk_size)
+            frames = self.postprocess(frames, output_type)
+        self.maybe_free_model_hooks()
+        return LEOPipelineOutput(frames, motion_codes) if return_dict else (frames, motion_codes)

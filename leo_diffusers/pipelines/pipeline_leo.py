@@ -87,9 +87,7 @@ class LEOPipeline(MotionPipeline):
         self.chunk_size(decode_chunk_size)
         self.check_output_type(output_type)
 
-    def check_motion(
-        self, has_frame: bool, has_codes: bool, has_start: bool, motion_mode: str, motion_control: MotionControl | None
-    ) -> None:
+    def check_motion(self, has_frame: bool, has_codes: bool, has_start: bool, motion_mode: str) -> None:
         r"""Refuses motion that cannot be made of what is given."""
         if motion_mode not in ("absolute", "relative"):
             raise ValueError(f'`motion_mode` must be "absolute" or "relative", got {motion_mode!r}.')
@@ -105,25 +103,11 @@ class LEOPipeline(MotionPipeline):
                 'Motion that goes on from a given frame needs a `motion_unet` with `condition="start"`, this one has '
                 f"{self.motion_unet.config.condition!r}: leave the frame out, or give `motion_codes`."
             )
-        self.check_motion_control(motion_control)
 
-    def prepare_first_poses(
-        self,
-        motion_codes: torch.Tensor | None,
-        start_motion_code: torch.Tensor | None,
-        batch_size: int,
-        num_inference_steps: int,
-        generator: Generators,
-    ) -> torch.Tensor:
-        r"""The pose of every frame that is to be drawn: as given, or drawn by the motion prior, (B, M)."""
-        if motion_codes is not None:
-            return motion_codes[:, 0]
-        if start_motion_code is not None:
-            return self.prepare_start_codes(start_motion_code, batch_size)
-        return self.draw_start_codes(batch_size, num_inference_steps, generator)
-
-    def prepare_motion_codes(self, motion_codes: torch.Tensor, batch_size: int) -> torch.Tensor:
-        r"""The codes to re-render for every video, (B, F, M)."""
+    def prepare_motion_codes(self, motion_codes: torch.Tensor | None, batch_size: int) -> torch.Tensor | None:
+        r"""The codes to re-render for every video, (B, F, M); None where none are given."""
+        if motion_codes is None:
+            return None
         motion_codes = self.check_motion_codes("motion_codes", motion_codes)
         motion_codes = motion_codes[None] if motion_codes.ndim == 2 else motion_codes
         if motion_codes.ndim != 3 or len(motion_codes) not in (1, batch_size) or motion_codes.shape[1] == 0:
@@ -133,21 +117,17 @@ class LEOPipeline(MotionPipeline):
             )
         return motion_codes.expand(batch_size, -1, -1)
 
-    def prepare_latents(self, batch_size: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:
-        r"""
-        Noise for the diffusion, or the given `latents`: (B, M, L'), float32, of unit variance, where L' is the number
-        of frames that `motion_unet` is not given.
-        """
-        config = self.motion_unet.config
-        shape = (batch_size, config.motion_dim, self.motion_unet.num_sample_frames)
-        self.check_generators(generator, batch_size)
+    def check_latents(self, latents: torch.Tensor | None, batch_size: int, has_codes: bool) -> None:
+        r"""Refuses `latents` of another shape than (B, M, L'), or that are no numbers, or with given codes."""
         if latents is None:
-            return self.draw_noise(shape, generator)
+            return
+        if has_codes:
+            raise ValueError("`latents` are what motion is drawn from: leave them out with `motion_codes`.")
+        shape = (batch_size, self.motion_unet.config.motion_dim, self.motion_unet.num_sample_frames)
         if tuple(latents.shape) != shape:
             raise ValueError(f"`latents` must have the shape {shape}, got {tuple(latents.shape)}.")
         if not torch.isfinite(latents).all():
             raise ValueError("`latents` holds NaN or infinite values: no motion can be drawn from them.")
-        return latents.to(self._execution_device, torch.float32)
 
     def draw_motion(
         self,
@@ -197,7 +177,10 @@ class LEOPipeline(MotionPipeline):
             `tuple[torch.Tensor, torch.Tensor]`: Motion codes (B, F, M), and the samples (B, M, L') they are made of.
         """
         conditions = {} if self.motion_unet.config.condition == "none" else {"start_motion_code": start_codes}
-        latents = self.prepare_latents(batch_size, generator, latents)
+        if latents is None:
+            shape = (batch_size, self.motion_unet.config.motion_dim, self.motion_unet.num_sample_frames)
+            latents = self.draw_noise(shape, generator)
+        latents = latents.to(self._execution_device, torch.float32)
         latents = self.draw_motion(
             latents, conditions, num_inference_steps, generator, callback_on_step_end, callback_tensor_inputs
         )
@@ -273,46 +256,34 @@ class LEOPipeline(MotionPipeline):
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         tensor_inputs = callback_on_step_end_tensor_inputs or ["latents"]
-        num_frames = num_frames if motion_codes is None else None
+        has_codes, has_frame = motion_codes is not None, image is not None or first_frame_source is not None
+        num_frames = None if has_codes else num_frames
         self.check_inputs(
             num_frames, num_inference_steps, num_videos_per_prompt, decode_chunk_size, output_type, tensor_inputs
         )
-        is_given, is_from_nothing = motion_codes is not None, image is None and first_frame_source is None
         is_conditional = self.motion_unet.config.condition == "start"
-        self.check_motion(not is_from_nothing, is_given, start_motion_code is not None, motion_mode, motion_control)
-        needs_prior = not is_given and start_motion_code is None and is_conditional
+        self.check_motion(has_frame, has_codes, start_motion_code is not None, motion_mode)
+        needs_prior = is_conditional and not has_codes and start_motion_code is None
         self.check_first_frame(image, prompt, first_frame_source, needs_prior)
+        batch_size = self.count_videos(image, prompt, num_videos_per_prompt)
+        self.check_generators(generator, batch_size)
+        self.check_latents(latents, batch_size, has_codes)
+        motion_codes = self.prepare_motion_codes(motion_codes, batch_size)
+        start_codes = self.prepare_start_codes(start_motion_code, batch_size)
+        self.check_motion_control(motion_control, motion_codes.shape[1] if has_codes else num_frames)
+
         drawing = (num_inference_steps, generator)
         callback = (callback_on_step_end, tensor_inputs)
-
-        start_codes = None
-        if is_from_nothing:
-            self.check_generators(generator, num_videos_per_prompt)
-            if is_given:
-                motion_codes = self.prepare_motion_codes(motion_codes, num_videos_per_prompt)
-            elif not is_conditional:
-                motion_codes, latents = self.draw_codes(None, num_videos_per_prompt, *drawing, latents, *callback)
-            start_codes = self.prepare_first_poses(motion_codes, start_motion_code, num_videos_per_prompt, *drawing)
-        source, num_videos_per_frame = self.prepare_first_frames(
-            image, prompt, first_frame_source, start_codes, num_videos_per_prompt, *drawing
+        if not has_codes and not is_conditional:
+            motion_codes, latents = self.draw_codes(None, batch_size, *drawing, latents, *callback)
+        if motion_codes is not None and not has_frame:
+            start_codes = motion_codes[:, 0]
+        first = self.prepare_first_frames(image, prompt, first_frame_source, start_codes, batch_size, *drawing)
+        if motion_codes is None:
+            motion_codes, latents = self.draw_codes(first.start_codes, batch_size, *drawing, latents, *callback)
+        elif motion_mode == "relative":
+            motion_codes = first.own_codes[:, None] + motion_codes - motion_codes[:, :1]  # LIA Eq. 12
+        latents = motion_codes if has_codes else latents
+        return self.render_videos(
+            first, motion_codes[:, :num_frames], motion_control, decode_chunk_size, output_type, return_dict, latents
         )
-        batch_size = source.latent.shape[0] * num_videos_per_frame
-        own_codes = source.motion_code.float().repeat_interleave(num_videos_per_frame, dim=0)
-        if is_given:
-            motion_codes = latents = self.prepare_motion_codes(motion_codes, batch_size)
-            if motion_mode == "relative":
-                motion_codes = latents = own_codes[:, None] + motion_codes - motion_codes[:, :1]  # LIA Eq. 12
-        elif motion_codes is None:
-            if start_codes is None:
-                is_own = start_motion_code is None
-                start_codes = own_codes if is_own else self.prepare_start_codes(start_motion_code, batch_size)
-            motion_codes, latents = self.draw_codes(start_codes, batch_size, *drawing, latents, *callback)
-        motion_codes = motion_codes[:, :num_frames]
-        if motion_control is not None:
-            motion_codes = motion_control.apply_batch(motion_codes, own_codes)
-        frames = latents
-        if output_type != "latent":
-            frames = self.animate_batch(source, motion_codes, num_videos_per_frame, decode_chunk_size)
-            frames = self.postprocess(frames, output_type)
-        self.maybe_free_model_hooks()
-        return LEOPipelineOutput(frames, motion_codes) if return_dict else (frames, motion_codes)

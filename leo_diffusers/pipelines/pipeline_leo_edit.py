@@ -107,6 +107,10 @@ class LEOEditPipeline(LIAPipeline):
         """
         if editor is None and (controlnet is not None or detector is not None):
             raise ValueError("`controlnet` and `detector` serve an editor: pass `editor` as well.")
+        if controlnet is not None and detector is None and isinstance(editor, (str, Path)):
+            raise ValueError(
+                'An editor with `controlnet` is guided by a control image: pass a `detector` of it, such as "canny".'
+            )
         detector = load_detector(detector) if isinstance(detector, str) else detector
         pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if editor is not None:
@@ -125,6 +129,14 @@ class LEOEditPipeline(LIAPipeline):
         if targets and isinstance(self.editor, ImageEditor):
             self.editor.to(targets[0])
         return self
+
+    def check_reference_frame(self, prompt: str | None, reference_frame: int | str) -> None:
+        r"""Refuses to count the motion from another frame than the first, which is the one that is edited."""
+        if prompt is not None and reference_frame not in (0, "auto"):
+            raise ValueError(
+                f"`reference_frame` is {reference_frame}, but `prompt` edits the first frame: leave it out, or pass "
+                "that frame, edited, as `edited_frame`."
+            )
 
     def check_edit(
         self,
@@ -271,8 +283,8 @@ class LEOEditPipeline(LIAPipeline):
             TypeError: Where an argument is of another type.
             ValueError: As [`~LEOEditPipeline.__call__`]; that the video ends before `reference_frame` shows later.
         """
-        self.check_inputs(motion_mode, reference_frame, motion_control, output_type)
-        self.chunk_size(decode_chunk_size)
+        self.check_inputs(motion_mode, reference_frame, motion_control, decode_chunk_size, output_type)
+        self.check_reference_frame(prompt, reference_frame)
         edited_frame, video = self.prepare_edit(video, prompt, edited_frame, editor, editor_arguments, generator)
         return super().stream(
             edited_frame, video, motion_mode, reference_frame, motion_control, decode_chunk_size, output_type
@@ -331,8 +343,8 @@ class LEOEditPipeline(LIAPipeline):
                 editor knows no such argument or returned no image, the video is empty, or another argument is none
                 of those named here.
         """
-        self.check_inputs(motion_mode, reference_frame, motion_control, output_type)
-        self.chunk_size(decode_chunk_size)
+        self.check_inputs(motion_mode, reference_frame, motion_control, decode_chunk_size, output_type)
+        self.check_reference_frame(prompt, reference_frame)
         edited_frame, video = self.prepare_edit(video, prompt, edited_frame, editor, editor_arguments, generator)
         frames, motion_codes = super().__call__(
             edited_frame,

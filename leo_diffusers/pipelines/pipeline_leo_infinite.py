@@ -2,8 +2,10 @@
 
 import copy
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import PIL.Image
@@ -12,16 +14,18 @@ from diffusers import UNet2DConditionModel
 from diffusers.schedulers import SchedulerMixin
 from diffusers.utils import replace_example_docstring
 
-from ..models.lia import LIAModel, LIASource
+from ..models.lia import LIAModel
 from ..models.motion_prior import MotionPriorModel
 from ..models.motion_unet_1d import MotionUNet1DModel
 from .denoising import PendingMotion, denoising_steps, without_clipping
 from .motion_control import MotionControl
 from .motion_pipeline import FirstFrameSource, Generators, Image, MotionPipeline
 from .pipeline_output import LEOPipelineOutput
+from .seams import ease_in, pull_back
 
 
 TRANSITIONS = ("none", "diffusion")
+ENDLESS = sys.maxsize  # frames: what no curve of a motion control is long enough for
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -99,7 +103,7 @@ class LEOInfinitePipeline(MotionPipeline):
             first_frame_unet,
             first_frame_scheduler,
         )
-        self.check_motion_dim(animator, transition_unet=transition_unet)
+        self.check_codes(animator, motion_unet, transition_unet=transition_unet)
         if transition_unet is not None and transition_unet.config.condition != "start_end":
             raise ValueError(
                 f'`transition_unet` must have the condition "start_end", got {transition_unet.config.condition!r}: '
@@ -137,15 +141,18 @@ class LEOInfinitePipeline(MotionPipeline):
                     "examples/train_lmdm.py --condition start_end and train_motion_prior.py, and add with "
                     "`leo-diffusers assemble`."
                 )
-        if settings.drift_limit is not None and not settings.drift_limit > 0:
-            raise ValueError(
-                f"`drift_limit` must be above 0 standard deviations, got {settings.drift_limit}: None is off."
-            )
+        if settings.drift_limit is not None:
+            if isinstance(settings.drift_limit, bool) or not isinstance(settings.drift_limit, Real):
+                raise TypeError(f"`drift_limit` must be a number, got {settings.drift_limit!r}.")
+            if not settings.drift_limit > 0:  # true for NaN too
+                raise ValueError(
+                    f"`drift_limit` must be above 0 standard deviations, got {settings.drift_limit}: None is off."
+                )
         if isinstance(settings.seam_frames, bool) or not isinstance(settings.seam_frames, int):
             raise TypeError(f"`seam_frames` must be an integer, got {settings.seam_frames!r}.")
         if settings.seam_frames < 0:
             raise ValueError(f"`seam_frames` must be at least 0, which is off, got {settings.seam_frames}.")
-        self.check_motion_control(motion_control)
+        self.check_motion_control(motion_control, ENDLESS if num_frames is None else num_frames)
         self.check_schedulers(settings.num_inference_steps)
         self.chunk_size(decode_chunk_size)
         self.check_output_type(output_type)
@@ -166,6 +173,8 @@ class LEOInfinitePipeline(MotionPipeline):
     def begin_transition(self, past: torch.Tensor, settings: MotionSettings) -> PendingMotion:
         r"""Motion from the last of past codes (B, n, M) to a new one of the motion prior: LEO Fig. 8."""
         targets = self.draw_start_codes(len(past), settings.num_inference_steps, settings.generator)
+        if settings.drift_limit is not None:
+            targets = self.motion_unet.statistics.clamp(targets, settings.drift_limit)
         conditions = {"start_motion_code": past[:, -1], "end_motion_code": targets}
 
         def finish(codes: torch.Tensor) -> torch.Tensor:
@@ -197,6 +206,7 @@ class LEOInfinitePipeline(MotionPipeline):
 
         return PendingMotion(steps, num_steps, to_codes)
 
+    @torch.no_grad()
     def draw_motion(
         self, start_codes: torch.Tensor, num_frames: int | None, piece_size: int | None, settings: MotionSettings
     ) -> Iterator[torch.Tensor]:
@@ -233,39 +243,6 @@ class LEOInfinitePipeline(MotionPipeline):
             codes = upcoming.result()
             codes = codes if num_frames is None else codes[:, : num_frames - num_ready]
             num_ready += codes.shape[1]
-
-    def prepare_start(
-        self,
-        image: Image | list[Image] | None,
-        prompt: str | list[str] | None,
-        first_frame_source: FirstFrameSource,
-        start_motion_code: torch.Tensor | None,
-        num_videos_per_prompt: int,
-        settings: MotionSettings,
-    ) -> tuple[LIASource, int, torch.Tensor]:
-        r"""
-        Returns:
-            `tuple[LIASource, int, torch.Tensor]`: The first frames, the number of videos that each serves, and the
-            pose (B, M) that every video starts from.
-        """
-        drawing = (settings.num_inference_steps, settings.generator)
-        start_codes = None
-        if image is None and first_frame_source is None:
-            self.check_generators(settings.generator, num_videos_per_prompt)
-            if start_motion_code is not None:
-                start_codes = self.prepare_start_codes(start_motion_code, num_videos_per_prompt)
-            else:
-                start_codes = self.draw_start_codes(num_videos_per_prompt, *drawing)
-        source, num_videos_per_frame = self.prepare_first_frames(
-            image, prompt, first_frame_source, start_codes, num_videos_per_prompt, *drawing
-        )
-        batch_size = source.latent.shape[0] * num_videos_per_frame
-        self.check_generators(settings.generator, batch_size)
-        if start_codes is None and start_motion_code is not None:
-            start_codes = self.prepare_start_codes(start_motion_code, batch_size)
-        if start_codes is None:
-            start_codes = source.motion_code.float().repeat_interleave(num_videos_per_frame, dim=0)
-        return source, num_videos_per_frame, start_codes
 
     # -------------------------------------------------------------------------------------------------------- calls
 
@@ -314,25 +291,15 @@ class LEOInfinitePipeline(MotionPipeline):
         )
         self.check_inputs(num_frames, 1, settings, motion_control, decode_chunk_size, output_type)
         self.check_first_frame(image, prompt, first_frame_source, needs_prior=start_motion_code is None)
-        source, _, start_codes = self.prepare_start(image, prompt, first_frame_source, start_motion_code, 1, settings)
-        return self._stream(source, start_codes, num_frames, settings, motion_control, decode_chunk_size, output_type)
-
-    @torch.no_grad()
-    def _stream(
-        self,
-        source: LIASource,
-        start_codes: torch.Tensor,
-        num_frames: int | None,
-        settings: MotionSettings,
-        motion_control: MotionControl | None,
-        decode_chunk_size: int | None,
-        output_type: str,
-    ) -> Iterator[PIL.Image.Image | np.ndarray | torch.Tensor]:
-        pieces = self.draw_motion(start_codes, num_frames, self.chunk_size(decode_chunk_size), settings)
+        start_codes = self.prepare_start_codes(start_motion_code, 1)
+        first = self.prepare_first_frames(
+            image, prompt, first_frame_source, start_codes, 1, num_inference_steps, generator
+        )
+        pieces = self.draw_motion(first.start_codes, num_frames, self.chunk_size(decode_chunk_size), settings)
         codes = (piece[0] for piece in pieces)  # (n, M)
         if motion_control is not None:
-            codes = motion_control.apply(codes, source.motion_code)
-        yield from self.stream_frames(source, codes, decode_chunk_size, output_type)
+            codes = motion_control.apply(codes, first.own_codes)
+        return self.stream_frames(first.source, codes, decode_chunk_size, output_type)
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -399,69 +366,22 @@ class LEOInfinitePipeline(MotionPipeline):
         )
         self.check_inputs(num_frames, num_videos_per_prompt, settings, motion_control, decode_chunk_size, output_type)
         self.check_first_frame(image, prompt, first_frame_source, needs_prior=start_motion_code is None)
-        source, num_videos_per_frame, start_codes = self.prepare_start(
-            image, prompt, first_frame_source, start_motion_code, num_videos_per_prompt, settings
+        batch_size = self.count_videos(image, prompt, num_videos_per_prompt)
+        self.check_generators(generator, batch_size)
+        first = self.prepare_first_frames(
+            image,
+            prompt,
+            first_frame_source,
+            self.prepare_start_codes(start_motion_code, batch_size),
+            batch_size,
+            num_inference_steps,
+            generator,
         )
         chunks = []
         with self.progress_bar(total=num_frames) as progress_bar:
-            for codes in self.draw_motion(start_codes, num_frames, None, settings):
+            for codes in self.draw_motion(first.start_codes, num_frames, None, settings):
                 chunks.append(codes)
                 progress_bar.update(codes.shape[1])
-        motion_codes = torch.cat(chunks, dim=1)
-        if motion_control is not None:
-            own_codes = source.motion_code.repeat_interleave(num_videos_per_frame, dim=0)
-            motion_codes = motion_control.apply_batch(motion_codes, own_codes)
-        frames = motion_codes
-        if output_type != "latent":
-            frames = self.animate_batch(source, motion_codes, num_videos_per_frame, decode_chunk_size)
-            frames = self.postprocess(frames, output_type)
-        self.maybe_free_model_hooks()
-        return LEOPipelineOutput(frames, motion_codes) if return_dict else (frames, motion_codes)
-
-
-def pull_back(motion_codes: torch.Tensor, unet: MotionUNet1DModel, drift_limit: float) -> torch.Tensor:
-    r"""
-    Bends a chunk so that it ends within the range of the training codes: a ramp from 0 at its first code, which stays.
-
-    Args:
-        motion_codes (`torch.Tensor` of shape `(B, L, M)`): One chunk, its given first code included.
-        unet ([`MotionUNet1DModel`]): Knows mean and standard deviation of the training codes.
-        drift_limit (`float`): Standard deviations from the mean that the last code may have, per direction.
-
-    Returns:
-        `torch.Tensor` of shape `(B, L, M)`: Unchanged where the last code lies within the limit.
-    """
-    statistics = unet.statistics
-    last = statistics.standardize(motion_codes[:, -1])
-    allowed = statistics.unstandardize(last.clamp(-drift_limit, drift_limit))
-    # Rounding would move those within the limit too.
-    excess = torch.where(last.abs() > drift_limit, motion_codes[:, -1] - allowed, 0.0)  # (B, M)
-    ramp = torch.linspace(0, 1, motion_codes.shape[1], device=motion_codes.device)
-    return motion_codes - ramp[:, None] * excess[:, None]
-
-
-def ease_in(motion_codes: torch.Tensor, past: torch.Tensor, num_frames: int) -> torch.Tensor:
-    r"""
-    Takes the jump out of the first step of a chunk, so that the velocity across the seam is the mean of those on
-    either side of it.
-
-    Args:
-        motion_codes (`torch.Tensor` of shape `(B, L, M)`): One chunk, its given first code included.
-        past (`torch.Tensor` of shape `(B, n, M)`): The codes that end in this first code; one of them has no velocity.
-        num_frames (`int`): Frames over which the correction fades out, at most `L - 3`, so that the last step stays;
-            0 leaves the chunk as it is.
-
-    Returns:
-        `torch.Tensor` of shape `(B, L, M)`: The chunk, from `num_frames + 1` on unchanged.
-    """
-    num_frames = min(num_frames, motion_codes.shape[1] - 3)
-    if num_frames < 1:
-        return motion_codes
-    velocity = motion_codes[:, 2] - motion_codes[:, 1]  # (B, M)
-    if past.shape[1] > 1:
-        velocity = (velocity + past[:, -1] - past[:, -2]) / 2
-    jump = motion_codes[:, 1] - motion_codes[:, 0] - velocity
-    steps = torch.arange(motion_codes.shape[1], device=motion_codes.device) - 1.0
-    fading = 0.5 + 0.5 * torch.cos(torch.pi * steps.clamp(0, num_frames) / num_frames)  # 1 at the first drawn code
-    fading[0] = 0  # the given code stays
-    return motion_codes - fading[:, None] * jump[:, None]
+        return self.render_videos(
+            first, torch.cat(chunks, dim=1), motion_control, decode_chunk_size, output_type, return_dict
+        )

@@ -58,7 +58,12 @@ class LIAPipeline(AnimatorPipeline):
         self.register_modules(animator=animator)
 
     def check_inputs(
-        self, motion_mode: str, reference_frame: int | str, motion_control: MotionControl | None, output_type: str
+        self,
+        motion_mode: str,
+        reference_frame: int | str,
+        motion_control: MotionControl | None,
+        decode_chunk_size: int | None,
+        output_type: str,
     ) -> None:
         r"""Refuses what cannot be carried out before anything is read."""
         if motion_mode not in ("relative", "absolute"):
@@ -69,6 +74,7 @@ class LIAPipeline(AnimatorPipeline):
                 f'`reference_frame` must be the index of a driving frame, from 0, or "auto", got {reference_frame!r}.'
             )
         self.check_motion_control(motion_control)
+        self.chunk_size(decode_chunk_size)
         self.check_output_type(output_type)
 
     def encode_driving(self, driving_video: DrivingVideo, chunk_size: int | None = None) -> Iterator[torch.Tensor]:
@@ -191,7 +197,7 @@ class LIAPipeline(AnimatorPipeline):
         Raises: as [`~LIAPipeline.__call__`], at once; only that a video turns out too short for `reference_frame` or
             a curve of `motion_control` shows when its end is reached.
         """
-        self.check_inputs(motion_mode, reference_frame, motion_control, output_type)
+        self.check_inputs(motion_mode, reference_frame, motion_control, decode_chunk_size, output_type)
         source = self.animator.encode_source(self.preprocess(image))
         motion_codes = self.driven_motion(
             source, driving_video, motion_mode, reference_frame, motion_control, decode_chunk_size
@@ -237,7 +243,7 @@ class LIAPipeline(AnimatorPipeline):
             TypeError: Where `image` or `motion_control` is of another type.
             ValueError: Where an argument is none of those named here, or image or video cannot be read.
         """
-        self.check_inputs(motion_mode, reference_frame, motion_control, output_type)
+        self.check_inputs(motion_mode, reference_frame, motion_control, decode_chunk_size, output_type)
         source = self.animator.encode_source(self.preprocess(image))
         motion_codes = self.driven_motion(
             source, driving_video, motion_mode, reference_frame, motion_control, decode_chunk_size

@@ -64,3 +64,12 @@ def test_they_belong_to_the_config_and_not_to_the_weights():
 def test_refusals(mean, std, message):
     with pytest.raises(ValueError, match=message):
         MotionStatistics(3, mean, std)
+
+
+def test_clamping_moves_only_what_lies_outside():
+    statistics = MotionStatistics(3, MEAN, STD)
+    codes = torch.tensor([[0.55, 5.0, -0.3], [0.1, -1.0, 0.1]])
+    clamped = statistics.clamp(codes, 2.0)
+    torch.testing.assert_close(clamped, torch.tensor([[0.55, 3.0, -0.1], [0.1, -1.0, 0.1]]))
+    is_within = statistics.standardize(codes).abs() <= 2
+    assert torch.equal(clamped[is_within], codes[is_within])

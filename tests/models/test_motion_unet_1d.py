@@ -1,7 +1,9 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from leo_diffusers.models.motion_unet_1d import MotionUNet1DModel
+from leo_diffusers.models.motion_unet_1d_blocks import MAX_COLUMNS, FrameConv1d
 
 
 MEAN = (0.5, -1.0, 0.1, 2.0, 0.0)
@@ -263,6 +265,37 @@ def test_compiles_into_one_graph_with_gradient_checkpointing():
     model.enable_gradient_checkpointing()
     torch.compile(model, backend="aot_eager", fullgraph=True)(**inputs).sample.square().mean().backward()
     torch.testing.assert_close(model.conv_in.weight.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("out_channels", [32, 20])
+@pytest.mark.parametrize(("batch_size", "num_frames"), [(1, 1), (1, 8), (3, 7), (2, MAX_COLUMNS)])
+@pytest.mark.parametrize(("kernel_size", "stride"), [(3, 1), (3, 2), (1, 1)])
+def test_frame_convolution_is_a_convolution(kernel_size, stride, batch_size, num_frames, out_channels):
+    torch.compiler.reset()
+    layer = FrameConv1d(12, out_channels, kernel_size, stride, padding=kernel_size // 2)
+    features = torch.randn(batch_size, 12, num_frames, requires_grad=True)
+    expected = F.conv1d(features, layer.weight, layer.bias, stride, kernel_size // 2)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(features), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(compiled(features), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(layer.double()(features.double()), expected.double(), rtol=1e-4, atol=1e-5)
+
+    layer.float()
+    leaves = (features, layer.weight, layer.bias)
+    upstream = torch.randn_like(expected)
+    gradients = torch.autograd.grad(layer(features), leaves, upstream)
+    expected = F.conv1d(*leaves, stride, kernel_size // 2)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, leaves, upstream), rtol=1e-4, atol=1e-5)
+
+
+def test_frame_convolution_follows_its_weights():
+    layer, features = FrameConv1d(8, 16, kernel_size=3, padding=1), torch.randn(1, 8, 8)
+    with torch.no_grad():
+        before = layer(features)
+        layer.weight.data.mul_(2)  # as an exponential moving average writes them
+        layer.bias.data.mul_(2)
+        torch.testing.assert_close(layer(features), 2 * before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

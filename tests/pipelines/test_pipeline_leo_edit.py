@@ -446,3 +446,9 @@ def test_refuses_editors_that_return_no_image(animator, clip_frames):
 def test_a_prompt_may_be_empty(edit_pipeline, inverter, clip_frames):
     edit_pipeline(clip_frames, "", output_type="latent")
     assert inverter.seen[0][1] == ""
+
+
+def test_a_prompt_edits_the_first_frame(lia_pipeline, driving_video, inverter):
+    pipeline = LEOEditPipeline(lia_pipeline.animator, inverter)
+    with pytest.raises(ValueError, match="`reference_frame` is 3, but `prompt` edits the first frame"):
+        pipeline(driving_video, prompt="negative", reference_frame=3)

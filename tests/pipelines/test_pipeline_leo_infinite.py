@@ -15,6 +15,7 @@ from diffusers import (
     HeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from diffusers.utils import logging
 from PIL import Image
 
 from leo_diffusers import LEOInfinitePipeline, LEOPipeline, LEOPipelineOutput, MotionControl
@@ -376,6 +377,33 @@ def test_from_pipe(tmp_path, make_full_pipeline, photo):
     assert type(DiffusionPipeline.from_pretrained(tmp_path)) is LEOPipeline
 
 
+def test_from_pipe_casts_nothing(full_folder):
+    infinite = LEOInfinitePipeline.from_pretrained(full_folder, dtype=torch.bfloat16)
+    short_pipeline = LEOPipeline.from_pipe(infinite)
+    for pipeline in (infinite, short_pipeline):
+        assert pipeline.dtype == torch.bfloat16
+        assert pipeline.animator.motion_head.layers[0].weight.dtype == torch.float32  # as it was loaded
+    assert LEOPipeline.from_pipe(infinite, dtype=torch.float32).dtype == torch.float32
+
+
+def test_networks_of_other_codes_are_warned_of(make_full_pipeline, make_motion_prior, caplog, monkeypatch):
+    monkeypatch.setattr(logging.get_logger("diffusers"), "propagate", True)
+    make_full_pipeline(LEOInfinitePipeline)
+    assert "were trained on different motion codes" not in caplog.text
+    make_full_pipeline(LEOInfinitePipeline, motion_prior=make_motion_prior(motion_mean=(50.0,) * MOTION_DIM))
+    assert "`motion_prior` and `motion_unet` were trained on different motion codes" in caplog.text
+
+
+def test_curves_are_as_long_as_the_video(infinite_pipeline, photo):
+    curve = MotionControl(values={0: [0.1] * 20})
+    assert len(streamed(infinite_pipeline, photo, num_frames=20, **CODES, motion_control=curve)) == 20
+    for num_frames in (21, None):
+        with pytest.raises(ValueError, match="a curve of 20 frames, but the video has more"):
+            infinite_pipeline.stream(photo, num_frames=num_frames, motion_control=curve)
+    with pytest.raises(ValueError, match="a curve of 20 frames, but the video has more"):
+        infinite_pipeline(photo, num_frames=21, motion_control=curve)
+
+
 def test_components_make_another_pipeline(infinite_pipeline, photo):
     components = infinite_pipeline.components
     assert {"transition_unet", "transition_scheduler", "motion_prior", "first_frame_unet"} < set(components)
@@ -414,6 +442,8 @@ def test_codes_are_not_clipped_but_frames_are(make_full_pipeline, photo):
         ({"transition_interval": 0}, ValueError, "`transition_interval` must be at least 1, got 0"),
         ({"transition_interval": 1.5}, TypeError, "`transition_interval` must be an integer, got 1.5"),
         ({"drift_limit": 0}, ValueError, "`drift_limit` must be above 0 standard deviations, got 0: None is off"),
+        ({"drift_limit": "3"}, TypeError, "`drift_limit` must be a number, got '3'"),
+        ({"decode_chunk_size": 2.5}, TypeError, "`decode_chunk_size` must be an integer, got 2.5"),
         ({"drift_limit": -1.0}, ValueError, "`drift_limit` must be above 0 standard deviations, got -1.0"),
         ({"drift_limit": math.nan}, ValueError, "`drift_limit` must be above 0 standard deviations, got nan"),
         ({"seam_frames": -1}, ValueError, "`seam_frames` must be at least 0, which is off, got -1"),

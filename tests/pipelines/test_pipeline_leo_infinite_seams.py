@@ -207,3 +207,13 @@ def test_a_limit_that_nothing_reaches_changes_nothing(infinite_pipeline, photo):
         for drift_limit in (None, 1000.0)
     )
     assert torch.equal(free, guarded)
+
+
+def test_transitions_end_within_the_drift_limit_too(infinite_pipeline, photo):
+    arguments = {"num_frames": 80, "num_inference_steps": 3, "output_type": "latent", "transition": "diffusion"}
+    limit = 0.1
+    codes = streamed(infinite_pipeline, photo, **arguments, drift_limit=limit, generator=seeded())
+    ends = infinite_pipeline.motion_unet.statistics.standardize(codes)[15::15]
+    assert ends.abs().max() < limit + 1e-4
+    free = streamed(infinite_pipeline, photo, **arguments, generator=seeded())
+    assert infinite_pipeline.motion_unet.statistics.standardize(free)[15::15].abs().max() > 2 * limit

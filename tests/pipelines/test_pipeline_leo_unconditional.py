@@ -490,3 +490,29 @@ def test_refuses_another_first_frame_model(make_full_pipeline, make_first_frame_
 def test_refuses_another_prior(make_full_pipeline, make_motion_prior):
     with pytest.raises(ValueError, match="codes of 8 numbers, `motion_prior` of 5: they were not trained together"):
         make_full_pipeline(motion_prior=make_motion_prior(motion_dim=5))
+
+
+def test_contradictions_are_refused_before_anything_is_drawn(full_pipeline):
+    def source(generator):
+        raise AssertionError("asked for a frame")
+
+    for arguments, message in (
+        ({"motion_codes": torch.zeros(5, 3)}, "`motion_codes` must have 8 numbers per frame"),
+        ({"start_motion_code": torch.zeros(3)}, "`start_motion_code` must have 8 numbers per frame"),
+        ({"latents": torch.zeros(1, 3, 3)}, r"`latents` must have the shape \(1, 8, 15\)"),
+        ({"latents": torch.zeros(1, 8, 15), "motion_codes": torch.zeros(5, 8)}, "leave them out with `motion_codes`"),
+        ({"generator": [seeded(), seeded()]}, "`generator` holds 2 generators for 1 videos"),
+        ({"motion_control": MotionControl(values={0: [0.0, 1.0]})}, "a curve of 2 frames, but the video has more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            full_pipeline(first_frame_source=source, **{**SHORT, **arguments})
+
+
+def test_the_first_frames_scheduler_must_fit_too(make_full_pipeline):
+    pipeline = make_full_pipeline(first_frame_scheduler=FlowMatchEulerDiscreteScheduler())
+    with pytest.raises(ValueError, match="`first_frame_scheduler` is a FlowMatchEulerDiscreteScheduler"):
+        pipeline(**SHORT)
+
+
+def test_whole_numbers_of_numpy_are_numbers(full_pipeline):
+    assert full_pipeline(**{**SHORT, "num_frames": np.int64(4)}).frames.shape[1] == 4
