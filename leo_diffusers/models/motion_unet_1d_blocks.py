@@ -13,7 +13,7 @@ MAX_NORM_GROUPS = 32
 
 # Where a weight is multiplied by few columns, MKL reads it 1.4 times faster in products of so few rows each.
 ROWS_PER_PRODUCT = 16
-# From here on arithmetic takes longer than reading a weight, and oneDNN's convolution is as fast.
+# With more columns arithmetic takes longer than reading the weight, and oneDNN's convolution is as fast.
 MAX_COLUMNS = 256
 
 

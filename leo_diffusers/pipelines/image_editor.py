@@ -58,7 +58,7 @@ def call_image_pipeline(
     """
     check_arguments(pipeline, arguments)
     parameters = call_parameters(pipeline)
-    own = {} if generator is None else {"generator": generator}
+    own = {"generator": generator}
     if isinstance(pipeline, DiffusionPipeline):
         own |= {"num_images_per_prompt": 1, "output_type": "pil"}
     own = {name: value for name, value in own.items() if name in parameters}

@@ -170,7 +170,7 @@ def test_overrides_come_before_defaults(picture):
     editor = ImageEditor(pipeline, true_cfg_scale=4.0, num_inference_steps=50)
     editor(picture, "smile", num_inference_steps=8, height=64)
     assert pipeline.given["true_cfg_scale"] == 4.0 and pipeline.given["num_inference_steps"] == 8
-    assert pipeline.given["height"] == 64 and "generator" not in pipeline.given
+    assert pipeline.given["height"] == 64 and pipeline.given["generator"] is None
     editor(picture, "smile")
     assert pipeline.given["num_inference_steps"] == 50
 
@@ -448,3 +448,16 @@ def test_devices(make_image_pipeline):
     managed.unet._hf_hook = object()  # what accelerate leaves where it has offloaded a network
     ImageEditor(managed).to("meta")
     assert managed.device.type == "cpu"
+
+
+def test_a_function_gets_the_generator_that_it_names_whatever_it_is():
+    given = []
+
+    def source(prompt, generator):
+        given.append(generator)
+        return Image.new("RGB", (8, 8))
+
+    generator = torch.Generator()
+    for one in (None, generator):
+        call_image_pipeline(source, prompt="a", generator=one)
+    assert given == [None, generator]
