@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from . import video_io
 from .lia_checkpoint import load_lia_checkpoint
-from .model_card import ANIMATE_USAGE, STREAM_USAGE, UNCONDITIONAL_USAGE, write_model_card
+from .model_card import ANIMATE_USAGE, FROM_NOTHING_USAGE, STREAM_USAGE, UNCONDITIONAL_USAGE, write_model_card
 from .pipelines.animator_pipeline import AnimatorPipeline
 from .pipelines.components import NETWORKS, assemble_pipeline
 from .pipelines.motion_control import MotionControl
@@ -216,13 +216,19 @@ def run_stream(arguments: argparse.Namespace) -> None:
         player = PLAYER.format(size=pipeline.animator.config.frame_size, rate=arguments.fps)
         print(f"Raw video, to be piped into: {player}", file=sys.stderr)
     pipeline.set_progress_bar_config(disable=True)  # this one counts the frames
+    failure = None
     # Stop requests outermost: one that comes while the file is finished must not destroy it.
     with stop_requests() as is_stopped, sink as writer, contextlib.closing(frames):
-        for frame in tqdm(frames, total=num_frames, unit="frame"):
-            writer.write(frame * 2 - 1)
-            if is_stopped():
-                print("Stopped: what was generated so far is kept.", file=sys.stderr)
-                break
+        try:
+            for frame in tqdm(frames, total=num_frames, unit="frame"):
+                writer.write(frame * 2 - 1)
+                if is_stopped():
+                    print("Stopped: what was generated so far is kept.", file=sys.stderr)
+                    break
+        except (ValueError, RuntimeError, MemoryError) as error:
+            failure = error  # raised when the file is finished: hours of frames are not lost with the last one
+    if failure is not None:
+        raise failure
 
 
 def check_edit_options(arguments: argparse.Namespace) -> None:
@@ -309,11 +315,12 @@ def run_assemble(arguments: argparse.Namespace) -> None:
         pipeline.save_pretrained(str(folder))
         names = ", ".join(name for name in NETWORKS if getattr(pipeline, name, None) is not None)
         takes_image = pipeline.motion_unet.config.condition == "start"
+        usage = UNCONDITIONAL_USAGE if pipeline.first_frame_unet is None else FROM_NOTHING_USAGE
         write_model_card(
             folder,
             title=f"{arguments.output.name}: LEO",
             description=ASSEMBLED_DESCRIPTION.format(names=names),
-            usage=(STREAM_USAGE if takes_image else UNCONDITIONAL_USAGE).format(name=arguments.output.name),
+            usage=(STREAM_USAGE if takes_image else usage).format(name=arguments.output.name),
             license="other",
             tags=["unconditional-video-generation"] + ["image-to-video"] * takes_image,
         )

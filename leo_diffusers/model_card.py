@@ -23,6 +23,12 @@ pipeline = LEOPipeline.from_pretrained("{name}")
 output = pipeline(Image.open("photo.png"))
 write_video("video.mp4", output.frames[0], frames_per_second=25)"""
 
+FROM_NOTHING_USAGE = """\
+from leo_diffusers import LEOPipeline
+
+pipeline = LEOPipeline.from_pretrained("{name}")
+output = pipeline(num_frames=64)"""
+
 UNCONDITIONAL_USAGE = """\
 from leo_diffusers import LEOPipeline, load_components
 

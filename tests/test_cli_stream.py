@@ -165,3 +165,14 @@ def test_what_a_first_frame_model_says_is_no_video(full_folder, stable_diffusion
     words += ["--prompt", "a man", "--first-frame-model", str(stable_diffusion_folder), "--output", "-"]
     assert main(words) == 0
     assert len(capsysbinary.readouterr().out) == 2 * FRAME_BYTES
+
+
+def test_a_stream_that_fails_leaves_a_playable_file(
+    tmp_path, photo_file, make_full_pipeline, make_motion_unet, capsys
+):
+    unet = make_motion_unet(motion_std=(3e38,) * 8)  # after the first frame there are no finite codes
+    make_full_pipeline(LEOInfinitePipeline, motion_unet=unet).save_pretrained(tmp_path / "model")
+    words = ["stream", "--model", str(tmp_path / "model"), "--image", str(photo_file), "--num-inference-steps", "2"]
+    assert main([*words, "--output", str(tmp_path / "out.mp4"), "--num-frames", "40"]) == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+    assert len(VideoReader(tmp_path / "out.mp4")) >= 1

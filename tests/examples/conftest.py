@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from leo_diffusers import LIAModel, LIAPipeline
 from leo_diffusers.data.motion_codes import MotionCodes, hash_animator
@@ -135,3 +137,49 @@ def read_lines() -> Callable[[Path], list[dict]]:
         return [json.loads(line) for line in path.read_text().splitlines()]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def kill_after_third_step() -> Callable[[Path, Path], None]:
+    """Makes a folder what a run of four steps leaves that saves every second one and is killed after the third."""
+
+    def kill(straight: Path, folder: Path) -> None:
+        shutil.copytree(straight / "checkpoint-2", folder / "checkpoint-2")
+        lines = (straight / "losses.jsonl").read_text().splitlines(keepends=True)
+        (folder / "losses.jsonl").write_text("".join(lines[:3]))
+
+    return kill
+
+
+@pytest.fixture(scope="session")
+def assert_same_run(read_lines) -> Callable[..., None]:
+    """A run that was killed and resumed equals a straight one: its numbers, and the weights in these folders."""
+
+    def check(resumed: Path, straight: Path, *parts: str) -> None:
+        assert (resumed / "losses.jsonl").read_text() == (straight / "losses.jsonl").read_text()
+        assert read_lines(resumed / "validation.jsonl") == read_lines(straight / "validation.jsonl")[1:]
+        for part in parts:
+            (path,) = (straight / part).glob("*.safetensors")
+            ours, theirs = load_file(resumed / path.relative_to(straight)), load_file(path)
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def assert_same_gradients() -> Callable[..., None]:
+    """The first step of two runs had the same gradients, of which every one or at least some were not zero."""
+
+    def check(run: Path, other_run: Path, atol: float = 1e-7, each: bool = False) -> None:
+        ours, theirs = (
+            torch.load(folder / "checkpoint-1" / "optimizer.bin", weights_only=True)["state"]
+            for folder in (run, other_run)
+        )
+        assert len(ours) == len(theirs) > 20
+        for index in theirs:
+            torch.testing.assert_close(ours[index]["exp_avg"], theirs[index]["exp_avg"], rtol=1e-3, atol=atol)
+        reached = [bool(moments["exp_avg"].any()) for moments in theirs.values()]
+        assert all(reached) if each else any(reached)
+
+    return check

@@ -1,5 +1,4 @@
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -72,20 +71,14 @@ def test_the_moving_average_is_published(straight):
     assert not torch.equal(trained["linear_out.weight"], average[-2])
 
 
-def test_a_resumed_run_equals_one_that_was_not_stopped(run_example, inputs, straight, tmp_path, read_lines):
+def test_a_resumed_run_equals_one_that_was_not_stopped(
+    run_example, inputs, straight, tmp_path, kill_after_third_step, assert_same_run
+):
     folder = tmp_path / "prior"
-    shutil.copytree(straight / "checkpoint-2", folder / "checkpoint-2")
-    lines = (straight / "losses.jsonl").read_text().splitlines(keepends=True)
-    (folder / "losses.jsonl").write_text("".join(lines[:3]))  # killed after the third step
+    kill_after_third_step(straight, folder)
     options = [*inputs, "--output_dir", folder, *RECIPE, "--dataloader_num_workers", 1]
     run_example("train_motion_prior.py", *options, "--resume_from_checkpoint", "latest")
-    assert (folder / "losses.jsonl").read_text() == (straight / "losses.jsonl").read_text()
-    assert read_lines(folder / "validation.jsonl") == read_lines(straight / "validation.jsonl")[1:]
-    for part in ("checkpoint-4", "motion_prior"):
-        (path,) = (straight / part).glob("*.safetensors")
-        ours, theirs = load_file(folder / path.relative_to(straight)), load_file(path)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert_same_run(folder, straight, "checkpoint-4", "motion_prior")
 
 
 @pytest.fixture(scope="module")
@@ -105,18 +98,13 @@ def one_process(one_step) -> Path:
     return one_step("python", 8)
 
 
-def test_two_processes_make_the_step_of_one_with_twice_the_batch(one_step, one_process, read_lines):
+def test_two_processes_make_the_step_of_one_with_twice_the_batch(
+    one_step, one_process, read_lines, assert_same_gradients
+):
     two_processes = one_step("two processes", 4)
     (losses,), (expected,) = (read_lines(folder / "losses.jsonl") for folder in (two_processes, one_process))
     assert losses == pytest.approx(expected, abs=1e-5)
-    ours, theirs = (
-        torch.load(folder / "checkpoint-1" / "optimizer.bin", weights_only=True)["state"]
-        for folder in (two_processes, one_process)
-    )
-    assert len(ours) == len(theirs) > 20
-    for index in theirs:
-        torch.testing.assert_close(ours[index]["exp_avg"], theirs[index]["exp_avg"], rtol=1e-3, atol=1e-7)
-    assert sum(moments["exp_avg"].abs().sum() for moments in theirs.values()) > 0
+    assert_same_gradients(two_processes, one_process)
 
 
 def test_a_seed_decides_data_noise_and_weights(one_step, one_process, read_lines):
