@@ -28,6 +28,7 @@ setup(
     author="The leo_diffusers contributors",
     keywords="diffusion image animation video generation pytorch diffusers",
     packages=find_packages(include=["leo_diffusers", "leo_diffusers.*"]),
+    package_data={"leo_diffusers": ["demo_model/*.md", "demo_model/**/*.json", "demo_model/**/*.safetensors"]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.7",

@@ -1,136 +1,174 @@
 #!/usr/bin/env python
 """
-The whole method in under five minutes on two CPU cores, from nothing: renders clips of synthetic talking heads, trains
-the animator and the motion diffusion on them with the scripts beside this one, and generates videos.
+The embedded model from nothing: renders clips of synthetic talking heads and trains every network on them, with the
+scripts beside this one.
 
-    python examples/train_demo_model.py --output_dir outputs/demo
+    python examples/train_demo_model.py --output_dir outputs/demo-model
 
-The result is small and soft: it shows that everything works. --scale 10 trains ten times as long, and so on.
-A run that was stopped goes on where it was.
+Hours on two CPU cores. --smoke goes through all stages in minutes, for a model that shows nothing. A run that was
+stopped goes on where it was. --package puts the result where `pip install` takes it from.
 """
 
 import argparse
+import os
+import shlex
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from leo_diffusers import LEOPipeline, LIAPipeline, video_io
+from leo_diffusers import DEMO_MODEL, assemble_pipeline
 from leo_diffusers.command_line import OneLineParser, run_script
-from leo_diffusers.data.talking_heads import FIRST_HELD_OUT_SEED, FRAME_RATE, render_clip
-from leo_diffusers.training.validation import frame_grid
+from leo_diffusers.model_card import FROM_NOTHING_USAGE, write_model_card
+from leo_diffusers.training.checkpoints import save_atomically
 
 
 EXAMPLES = Path(__file__).parent
-NUM_CLIPS = 80
-NUM_FRAMES = 64
-FRAME_SIZE = 64
-NUM_SHOWN = 4  # people on the contact sheet
+SHARED = "--mixed_precision bf16 --report_to none --checkpoints_total_limit 1 --lr_scheduler cosine"
 
-ANIMATOR_ARGUMENTS = (
-    "--resolution 64 --block_out_channels 16 32 64 96 96 --latent_dim 128 --motion_dim 20 --gan_weight 0 "
-    "--perceptual_loss ssim --perceptual_weight 1 --train_batch_size 8 --learning_rate 8e-3 --adam_beta1 0.9 "
-    "--max_grad_norm 5 --lr_scheduler cosine --lr_warmup_steps 50 --use_ema --ema_decay 0.99 "
-    "--mixed_precision bf16 --report_to none --checkpoints_total_limit 1"
+LABEL_NETWORK = "--train_data_dir {clips} --lr_warmup_steps 100 --max_grad_norm 1 --cache_gigabytes 9 " + SHARED
+ANIMATOR = (
+    "--train_data_dir {clips} --block_out_channels 16 32 64 128 128 128 --latent_dim 256 --motion_dim 20 "
+    "--warp_source_image --align_corners --inpaint_rgb --gan_weight 0 --perceptual_loss labels "
+    "--label_network {label-network} --perceptual_weight 0.5 --region_weight 4 --keypoint_weight 10 "
+    "--keypoint_steps 8000 --motion_weight 0.3 --cross_identity 0.5 --no_horizontal_flip --train_batch_size 8 "
+    "--learning_rate 8e-3 --adam_beta1 0.9 --max_grad_norm 5 --lr_warmup_steps 100 --use_ema --ema_decay 0.998 "
+    "--validation_fraction 0.02 --cache_gigabytes 9 " + SHARED
 )
-MOTION_ARGUMENTS = (
-    "--block_out_channels 64 96 128 --layers_per_block 1 --attention_levels 2 --train_batch_size 32 "
-    "--learning_rate 1e-3 --max_grad_norm 1 --lr_scheduler cosine --lr_warmup_steps 50 --use_ema --ema_decay 0.99 "
-    "--prediction_type sample --beta_schedule squaredcos_cap_v2 --report_to none --checkpoints_total_limit 1"
+DIFFUSION = (
+    "--pretrained_model_name_or_path {animator} --motion_codes_dir {codes} --beta_schedule squaredcos_cap_v2 "
+    "--lr_warmup_steps 100 --max_grad_norm 1 --use_ema " + SHARED
+)
+MOTION = (
+    "--block_out_channels 96 128 192 --layers_per_block 1 --attention_levels 1 2 --train_batch_size 32 "
+    "--learning_rate 1e-3 --ema_decay 0.999 --prediction_type sample " + DIFFUSION
+)
+PRIOR = "--train_batch_size 256 --learning_rate 5e-4 --ema_decay 0.999 --prediction_type sample " + DIFFUSION
+FIRST_FRAME = (
+    "--train_data_dir {clips} --patch_size 4 --block_out_channels 96 160 256 --attention_head_dim 32 "
+    "--train_batch_size 16 --learning_rate 5e-4 --ema_decay 0.999 --prediction_type sample --cache_gigabytes 9 "
+) + DIFFUSION
+
+
+@dataclass(frozen=True)
+class Stage:
+    r"""
+    One script, and what it writes.
+
+    Args:
+        output (`str`): Name of its folder.
+        script (`str`): In this folder.
+        arguments (`str`): With the folders of earlier stages by name.
+        steps (`int`): Optimisation steps; 0 where there are none.
+        smoke (`str`): Arguments of a run that only goes through.
+    """
+
+    output: str
+    script: str
+    arguments: str
+    steps: int = 0
+    smoke: str = ""
+
+    def command(self, folder: Path, is_smoke: bool, seed: int) -> list[str]:
+        r"""The words of its command."""
+        folders = {stage.output: folder / stage.output for stage in STAGES}
+        words = [word.format_map(folders) for word in f"{self.arguments} {self.smoke if is_smoke else ''}".split()]
+        if self.steps:
+            steps = SMOKE_STEPS if is_smoke else self.steps
+            interval = min(steps, 1000)
+            words += (
+                f"--max_train_steps {steps} --checkpointing_steps {interval} --validation_steps {interval}".split()
+            )
+            words += f"--resume_from_checkpoint latest --seed {seed}".split()
+        return [sys.executable, str(EXAMPLES / self.script), *words, "--output_dir", str(folders[self.output])]
+
+    def is_done(self, folder: Path, is_smoke: bool) -> bool:
+        r"""Whether its last checkpoint, or the mark of a stage that has none, is there."""
+        steps = SMOKE_STEPS if is_smoke else self.steps
+        return (folder / self.output / (f"checkpoint-{steps}" if self.steps else ".done")).exists()
+
+
+SMOKE_STEPS = 4
+SMOKE_SAMPLES = "--num_validation_samples 2 --num_inference_steps 2"
+STAGES = (
+    Stage(
+        "clips",
+        "render_talking_heads.py",
+        "--num_clips 1600 --num_frames 96 --size 128 --people_per_motion 2",
+        smoke="--num_clips 6 --num_frames 70",
+    ),
+    Stage("label-network", "train_label_network.py", LABEL_NETWORK, 2500),
+    Stage("animator", "train_lia.py", "--resolution 128 " + ANIMATOR, 18_000),
+    Stage(
+        "codes",
+        "extract_motion_codes.py",
+        "--pretrained_model_name_or_path {animator} --train_data_dir {clips} --batch_size 32",
+    ),
+    Stage("leo", "train_lmdm.py", MOTION, 10_000, smoke=SMOKE_SAMPLES),
+    Stage("transition", "train_lmdm.py", "--condition start_end --sequence_length 32 " + MOTION, 6000, SMOKE_SAMPLES),
+    Stage("prior", "train_motion_prior.py", PRIOR, 6000, smoke=SMOKE_SAMPLES),
+    Stage("first-frame", "train_first_frame.py", FIRST_FRAME, 60_000, smoke=f"--train_batch_size 2 {SMOKE_SAMPLES}"),
 )
 
-
-def render(index: int, path: Path) -> None:
-    r"""Writes one clip: a person and a motion of their own."""
-    torch.set_num_threads(1)
-    write_frames(path, torch.from_numpy(render_clip(index, index, NUM_FRAMES, FRAME_SIZE).frames))
+DESCRIPTION = """\
+LEO for synthetic talking heads at 128 pixels: the model that is embedded in leo_diffusers. All of it was trained from
+nothing on clips that leo_diffusers renders itself; nobody's face was used."""
 
 
-def write_frames(path: Path, pixels: torch.Tensor) -> None:
-    with video_io.VideoWriter(path, FRAME_RATE) as writer:
-        for frame in pixels.numpy():
-            writer.write(video_io.to_frame(frame))
-
-
-def render_clips(folder: Path) -> None:
-    r"""Renders what is not there yet, on all cores."""
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [(index, path) for index in range(NUM_CLIPS) if not (path := folder / f"{index:04d}.mp4").exists()]
-    with ProcessPoolExecutor() as pool:
-        tasks = [pool.submit(render, *task) for task in missing]
-        for task in tqdm(tasks, desc="Rendering clips", unit="clip"):
-            task.result()
-
-
-def launch(script: str, arguments: str, **paths: Path) -> None:
-    r"""Runs a script of this folder; its own message says what went wrong."""
-    words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
-    command = [sys.executable, str(EXAMPLES / script), *arguments.split(), *words]
-    print(f"\n$ {' '.join(command)}", flush=True)
+def run_stage(stage: Stage, args: argparse.Namespace) -> None:
+    r"""Runs a script of this folder to its end; its own message says what went wrong."""
+    command = stage.command(args.output_dir, args.smoke, args.seed)
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    start = time.monotonic()
     if subprocess.run(command).returncode != 0:
-        raise ValueError(f"{script} failed; its message is above. Run this command again to go on.")
+        raise ValueError(f"{stage.script} failed; its message is above. Run this command again to go on.")
+    if not stage.steps:
+        (args.output_dir / stage.output / ".done").touch()
+    with (args.output_dir / "stages.txt").open("a") as file:
+        file.write(f"{stage.output}: {(time.monotonic() - start) / 60:.1f} minutes on {os.cpu_count()} cores\n")
 
 
-def generate(model: Path, output_dir: Path) -> None:
-    r"""Image to video, and animation by a driving video, for people that were never trained on; one contact sheet."""
-    leo = LEOPipeline.from_pretrained(model)
-    leo.set_progress_bar_config(disable=True)
-    lia = LIAPipeline(leo.animator)
-    driving = render_clip(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED, NUM_FRAMES, FRAME_SIZE).frames
-    columns = torch.linspace(0, NUM_FRAMES - 1, 10).long()
-    rows = [torch.stack([video_io.to_frame(driving[i]) for i in columns])]
-    for index in range(1, NUM_SHOWN + 1):
-        seed = FIRST_HELD_OUT_SEED + index
-        image = render_clip(seed, seed, 1, FRAME_SIZE).frames[0]
-        generated = leo(image, generator=torch.Generator().manual_seed(index), output_type="pt").frames[0] * 2 - 1
-        animated = lia(image, driving, motion_mode="absolute", output_type="pt").frames[0] * 2 - 1
-        for name, frames in (("generated", generated), ("animated", animated)):
-            with video_io.VideoWriter(output_dir / f"{name}-{index}.mp4", FRAME_RATE) as writer:
-                writer.write(frames)
-            rows.append(torch.cat([video_io.to_frame(image)[None], frames[columns[1:]]]))
-    video_io.write_image(output_dir / "contact_sheet.png", frame_grid(rows))
-    print(
-        f"\nWrote videos and contact_sheet.png to {output_dir} (first row: the driving video), the model to {model}."
-    )
+def assemble(args: argparse.Namespace) -> Path:
+    r"""Puts the networks together, in half precision, with a model card."""
+    folder = args.output_dir / "demo_model"
+    parts = [args.output_dir / name for name in ("transition", "prior", "first-frame")]
+    pipeline = assemble_pipeline(args.output_dir / "leo", parts).to(torch.float16)
+    commands = [
+        " ".join(shlex.quote(word) for word in stage.command(Path("outputs"), args.smoke, args.seed)[1:])
+        for stage in STAGES
+    ]
+    commands = "\n".join(f"python {command.replace(str(EXAMPLES), 'examples')}" for command in commands)
+
+    def save(folder: str) -> None:
+        pipeline.save_pretrained(folder)
+        write_model_card(
+            folder,
+            title="The embedded model of leo_diffusers",
+            description=f"{DESCRIPTION}\n\n```bash\n{commands}\n```\n",
+            usage=FROM_NOTHING_USAGE.format(name="demo_model"),
+            license="apache-2.0",
+            tags=["unconditional-video-generation", "image-to-video"],
+        )
+
+    save_atomically(save, folder)
+    return folder
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.scale <= 0:
-        raise ValueError(f"--scale must be above 0, got {args.scale}.")
-    clips, animator, codes, model = (args.output_dir / name for name in ("clips", "animator", "codes", "leo"))
-    if args.restart:
-        for folder in (clips, animator, codes, model):
-            shutil.rmtree(folder, ignore_errors=True)
-    render_clips(clips)
-    animator_steps, motion_steps = (max(2, round(steps * args.scale)) for steps in (750, 550))
-
-    def schedule(steps: int) -> str:
-        interval = max(1, min(steps, 1000))
-        return (
-            f" --max_train_steps {steps} --checkpointing_steps {interval} --validation_steps {interval} "
-            f"--resume_from_checkpoint latest --seed {args.seed}"
-        )
-
-    launch("train_lia.py", ANIMATOR_ARGUMENTS + schedule(animator_steps), train_data_dir=clips, output_dir=animator)
-    launch(
-        "extract_motion_codes.py",
-        "--horizontal_flip --batch_size 64",
-        pretrained_model_name_or_path=animator,
-        train_data_dir=clips,
-        output_dir=codes,
-    )
-    launch(
-        "train_lmdm.py",
-        MOTION_ARGUMENTS + schedule(motion_steps),
-        pretrained_model_name_or_path=animator,
-        motion_codes_dir=codes,
-        output_dir=model,
-    )
-    generate(model, args.output_dir)
+    if args.smoke and args.package:
+        raise ValueError("--package cannot go with --smoke: what that trains shows nothing.")
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES:
+        if not stage.is_done(args.output_dir, args.smoke):
+            run_stage(stage, args)
+    folder = assemble(args)
+    if args.package:
+        shutil.copytree(folder, DEMO_MODEL, dirs_exist_ok=True)
+    print(f"\nWrote {folder}. Look: leo-diffusers demo --model {folder} --output {args.output_dir / 'videos'}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -138,10 +176,10 @@ def build_parser() -> argparse.ArgumentParser:
         prog="train_demo_model.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
-    add("--output_dir", type=Path, required=True, help="clips, models and videos are written here")
-    add("--scale", type=float, default=1.0, help="length of the training (default: %(default)s)")
+    add("--output_dir", type=Path, required=True, help="clips, networks and the model are written here")
+    add("--smoke", action="store_true", help="a few steps of everything")
+    add("--package", action="store_true", help="replace the embedded model by the result")
     add("--seed", type=int, default=0, help="default: %(default)s")
-    add("--restart", action="store_true", help="begin again instead of going on")
     return parser
 
 

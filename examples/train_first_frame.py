@@ -57,6 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--validation_fraction", type=float, default=0.05, help="end of every clip that is held out (%(default)s)")
     add("--resolution", type=int, default=None, help="size of the frames, 64 to 256 (default: the animator's)")
     add("--block_out_channels", type=int, nargs="+", help="per level, each half as large (default: by resolution)")
+    add(
+        "--patch_size",
+        type=int,
+        default=1,
+        help="draw squares of so many pixels as one: cheaper by its square, for few training hours (%(default)s)",
+    )
     add("--layers_per_block", type=int, default=2, help="default: %(default)s")
     add("--attention_head_dim", type=int, default=32, help="default: %(default)s")
     add("--dropout", type=float, default=0.0, help="default: %(default)s")
@@ -78,11 +84,14 @@ def check_architecture(resolution: int, args: argparse.Namespace) -> None:
             f"--block_out_channels must be multiples of {NORM_GROUPS}, the groups of its normalisation, got "
             f"{channels}."
         )
+    if args.patch_size < 1:
+        raise ValueError(f"--patch_size must be at least 1, got {args.patch_size}.")
     num_halvings = len(channels) - 1
-    if resolution < 1 or resolution % 2**num_halvings:
+    multiple = args.patch_size * 2**num_halvings
+    if resolution < 1 or resolution % multiple:
         raise ValueError(
-            f"--resolution must be a multiple of {2**num_halvings}, as the levels halve it {num_halvings} times, got "
-            f"{resolution}."
+            f"--resolution must be a multiple of {multiple}, as patches of {args.patch_size} are halved "
+            f"{num_halvings} times, got {resolution}."
         )
     if args.layers_per_block < 1:
         raise ValueError(f"--layers_per_block must be at least 1, got {args.layers_per_block}.")
@@ -98,11 +107,12 @@ def check_architecture(resolution: int, args: argparse.Namespace) -> None:
 
 def build_unet(motion_codes: MotionCodes, resolution: int, args: argparse.Namespace) -> UNet2DConditionModel:
     channels = tuple(args.block_out_channels or CHANNELS[resolution])
-    has_attention = [resolution >> level <= ATTENTION_SIZE for level in range(len(channels))]
+    size = resolution // args.patch_size
+    has_attention = [size >> level <= ATTENTION_SIZE for level in range(len(channels))]
     unet = UNet2DConditionModel(
-        sample_size=resolution,
-        in_channels=3,
-        out_channels=3,
+        sample_size=size,
+        in_channels=3 * args.patch_size**2,
+        out_channels=3 * args.patch_size**2,
         block_out_channels=channels,
         layers_per_block=args.layers_per_block,
         down_block_types=tuple("AttnDownBlock2D" if has else "DownBlock2D" for has in has_attention),
@@ -156,8 +166,10 @@ class Validation:
     def __call__(self, accelerator: Accelerator, unet: UNet2DConditionModel, step: int) -> dict[str, float]:
         codes = encode_motion(self.animator, self.real.to(unet.device))
         generator = torch.Generator().manual_seed(VALIDATION_SEED)
-        noise = torch.randn(self.real.shape, generator=generator).to(unet.device)
+        patches = F.pixel_unshuffle(self.real, self.args.patch_size)
+        noise = torch.randn(patches.shape, generator=generator).to(unet.device)
         drawn = denoise(unet, self.scheduler, noise, conditions_of(codes), self.args.num_inference_steps, generator)
+        drawn = F.pixel_shuffle(drawn, self.args.patch_size)
         found = encode_motion(self.animator, drawn.clamp(-1, 1))
         spread = codes.std(dim=0).clamp(min=1e-8)
         metrics = {
@@ -175,6 +187,8 @@ class Validation:
 def save_model(
     unet: UNet2DConditionModel, scheduler: DDIMScheduler, metrics: dict[str, float], args: argparse.Namespace
 ) -> None:
+    resolution = unet.config.sample_size * args.patch_size
+
     def save(folder: str) -> None:
         unet.save_pretrained(f"{folder}/first_frame_unet")
         scheduler.save_pretrained(f"{folder}/first_frame_scheduler")
@@ -182,7 +196,7 @@ def save_model(
             folder,
             build_parser(),
             args,
-            title=f"{args.output_dir.resolve().name}: a first-frame model at {unet.config.sample_size} pixels",
+            title=f"{args.output_dir.resolve().name}: a first-frame model at {resolution} pixels",
             description="Frames given their motion codes, modelled by diffusion (LEO), trained with leo_diffusers.",
             measured=(
                 "Distance of the pose drawn from the pose asked for, and from another, in standard deviations of the "
@@ -223,7 +237,9 @@ def main(args: argparse.Namespace) -> None:
     def prepare_batch(
         unet: UNet2DConditionModel, batch: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
-        return batch["frame"], conditions_of(encode_motion(animator, batch["frame"]))
+        return F.pixel_unshuffle(batch["frame"], args.patch_size), conditions_of(
+            encode_motion(animator, batch["frame"])
+        )
 
     def publish(unet: UNet2DConditionModel, step: int) -> None:
         save_model(unet, scheduler, validation(accelerator, unet, step), args)

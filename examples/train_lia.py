@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import LRScheduler
 
 from leo_diffusers import FrameDiscriminator, LIAModel, LIAPipeline, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
+from leo_diffusers.data.frame_labels import FrameLabels, load_labels
 from leo_diffusers.data.frame_pairs import FramePairs
 from leo_diffusers.data.video_clips import VideoClip, find_clips, hold_out_frames
 from leo_diffusers.model_card import ANIMATE_USAGE
+from leo_diffusers.models.lia import LIAModelOutput
 from leo_diffusers.training.arguments import (
     add_training_arguments,
     build_accelerator,
@@ -29,6 +32,7 @@ from leo_diffusers.training.arguments import (
 )
 from leo_diffusers.training.checkpoints import save_atomically
 from leo_diffusers.training.growing import grow_animator, paper_channels
+from leo_diffusers.training.label_losses import keypoint_flow_loss, region_mask
 from leo_diffusers.training.losses import discriminator_loss, reconstruction_losses
 from leo_diffusers.training.perceptual_loss import load_perceptual_loss
 from leo_diffusers.training.publishing import hub_repository, upload_model, write_training_card
@@ -71,8 +75,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--warp_source_image", action="store_true", help="warp the source frame too: the paper's design for 512 pixels"
     )
     add("--align_corners", action="store_true", help="make zero flow exactly the identity")
-    add("--perceptual_loss", choices=("vgg19", "ssim", "none"), default="vgg19", help="default: %(default)s")
+    add("--inpaint_rgb", action="store_true", help="let frames also show what fills hidden parts (not in the papers)")
+    add("--perceptual_loss", choices=("vgg19", "labels", "ssim", "none"), default="vgg19", help="default: %(default)s")
     add("--vgg19_weights", type=Path, default=None, help="local vgg19-dcbb9e9d.pth (default: download)")
+    add("--label_network", type=Path, default=None, help="folder of train_label_network.py, for the loss of labels")
     add("--perceptual_weight", type=float, default=10.0, help="default: %(default)s")
     add("--gan_weight", type=float, default=1.0, help="0 trains without a discriminator (default: %(default)s)")
     add("--adam_beta1", type=float, default=0.0, help="default: %(default)s")
@@ -80,13 +86,45 @@ def build_parser() -> argparse.ArgumentParser:
     add("--no_horizontal_flip", action="store_true", help="do not mirror half of the pairs")
     add("--color_jitter", type=float, default=0.0, help="largest relative change of colours (default: %(default)s)")
     add("--cache_gigabytes", type=float, default=4.0, help="decoded clips kept per worker (default: %(default)s)")
+    add_label_arguments(parser)
     return parser
+
+
+def add_label_arguments(parser: argparse.ArgumentParser) -> None:
+    r"""Supervision that the papers do not have, by labels beside the clips (render_talking_heads.py writes them)."""
+    add = parser.add_argument_group("supervision by labels (beyond the papers)").add_argument
+    add("--keypoint_weight", type=float, default=0.0, help="pull the flow to the keypoints' (default: %(default)s)")
+    add("--keypoint_steps", type=int, default=5000, help="steps over which that fades out (default: %(default)s)")
+    add(
+        "--motion_weight",
+        type=float,
+        default=0.0,
+        help="read the labelled motion off the motion code, linearly (default: %(default)s)",
+    )
+    add("--region_weight", type=float, default=1.0, help="weight of L1 within --regions (default: %(default)s)")
+    add(
+        "--regions",
+        nargs="+",
+        default=["mouth", "left_eye", "right_eye"],
+        help="groups of keypoints (default: %(default)s)",
+    )
+    add(
+        "--cross_identity",
+        type=float,
+        default=0.0,
+        help="share of the pairs that another person drives, in the same motion (default: %(default)s)",
+    )
+
+
+def needs_labels(args: argparse.Namespace) -> bool:
+    r"""Whether anything asked for is learned from labels."""
+    return max(args.keypoint_weight, args.motion_weight, args.region_weight - 1, args.cross_identity) > 0
 
 
 def check_arguments(args: argparse.Namespace) -> None:
     check_training_arguments(args)
     # The rest of the architecture can grow.
-    fixed = ("latent_dim", "motion_dim", "motion_head_layers", "motion_basis", "align_corners")
+    fixed = ("latent_dim", "motion_dim", "motion_head_layers", "motion_basis", "align_corners", "inpaint_rgb")
     for name in fixed if args.pretrained_model_name_or_path else ():
         if getattr(args, name) != build_parser().get_default(name):
             raise ValueError(
@@ -101,8 +139,23 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--color_jitter must be at least 0 and below 1, got {args.color_jitter}.")
     if args.gan_weight < 0 or args.perceptual_weight < 0:
         raise ValueError("--gan_weight and --perceptual_weight must not be negative.")
+    check_label_arguments(args)
     if args.vgg19_weights is not None and not args.vgg19_weights.is_file():
         raise FileNotFoundError(f"There is no file {args.vgg19_weights} for --vgg19_weights.")
+
+
+def check_label_arguments(args: argparse.Namespace) -> None:
+    if min(args.keypoint_weight, args.motion_weight, args.region_weight) < 0 or args.keypoint_steps < 1:
+        raise ValueError(
+            "--keypoint_weight, --motion_weight and --region_weight must not be negative, nor may "
+            f"--keypoint_steps be below 1, got {args.keypoint_steps}."
+        )
+    if not 0 <= args.cross_identity <= 1:
+        raise ValueError(f"--cross_identity must be between 0 and 1, got {args.cross_identity}.")
+    if (args.perceptual_loss == "labels") != (args.label_network is not None):
+        raise ValueError("--perceptual_loss labels and --label_network go together: give both or neither.")
+    if needs_labels(args) and not args.no_horizontal_flip:
+        raise ValueError("Supervision by labels needs --no_horizontal_flip: labels of mirrored frames are unknown.")
 
 
 # ------------------------------------------------------------------------------------------------------------- build
@@ -121,6 +174,7 @@ def build_animator(args: argparse.Namespace) -> LIAModel:
         motion_basis=args.motion_basis,
         warp_source_image=args.warp_source_image,
         align_corners=args.align_corners,
+        inpaint_rgb=args.inpaint_rgb,
     )
 
 
@@ -142,18 +196,49 @@ def prepare_for_training(
     return accelerator.prepare(model, optimizer, build_lr_scheduler(optimizer, args, accelerator.num_processes))
 
 
-def build_networks(accelerator: Accelerator, animator: LIAModel, args: argparse.Namespace) -> tuple["Networks", str]:
-    perceptual_loss, perceptual_name = load_perceptual_loss(args.perceptual_loss, args.vgg19_weights)
+def build_networks(
+    accelerator: Accelerator, animator: LIAModel, labels: list[FrameLabels] | None, args: argparse.Namespace
+) -> tuple["Networks", str]:
+    perceptual_loss, perceptual_name = load_perceptual_loss(
+        args.perceptual_loss, args.vgg19_weights, args.label_network
+    )
     if perceptual_loss is not None:
         perceptual_loss = perceptual_loss.to(accelerator.device)
     if args.gradient_checkpointing:
         animator.enable_gradient_checkpointing()
-    discriminator = (None, None, None)
+    trained = {"animator": prepare_for_training(accelerator, animator, args)}
     if args.gan_weight > 0:
         discriminator = FrameDiscriminator(animator.config.frame_size, animator.config.block_out_channels)
-        discriminator = prepare_for_training(accelerator, discriminator, args)
-    networks = Networks(*prepare_for_training(accelerator, animator, args), *discriminator, perceptual_loss)
-    return networks, perceptual_name
+        trained["discriminator"] = prepare_for_training(accelerator, discriminator, args)
+    supervision = None
+    if labels is not None:
+        supervision = Supervision.of(labels, args)
+        if args.motion_weight > 0:
+            reader = torch.nn.Linear(animator.config.motion_dim, len(labels[0].motion_names))
+            trained["motion_reader"] = prepare_for_training(accelerator, reader, args)
+    return Networks(trained, perceptual_loss, supervision), perceptual_name
+
+
+@dataclass
+class Supervision:
+    r"""What labels teach: weights of the losses, and what they need to know of the data."""
+
+    regions: list[list[int]]
+    motion_mean: torch.Tensor
+    motion_std: torch.Tensor
+
+    @classmethod
+    def of(cls, labels: list[FrameLabels], args: argparse.Namespace) -> "Supervision":
+        groups = labels[0].keypoint_groups
+        unknown = [name for name in args.regions if name not in groups]
+        if unknown:
+            raise ValueError(f"--regions {unknown[0]} is none of the labels' groups: {', '.join(groups)}.")
+        motion = torch.cat([torch.from_numpy(clip_labels.motion) for clip_labels in labels])
+        return cls([groups[name] for name in args.regions], motion.mean(dim=0), motion.std(dim=0).clamp(min=1e-6))
+
+    def standardize(self, motion: torch.Tensor) -> torch.Tensor:
+        r"""Labelled motion (B, P) -> of zero mean and unit spread."""
+        return (motion - self.motion_mean.to(motion)) / self.motion_std.to(motion)
 
 
 # -------------------------------------------------------------------------------------------------------------- step
@@ -161,22 +246,15 @@ def build_networks(accelerator: Accelerator, animator: LIAModel, args: argparse.
 
 @dataclass
 class Networks:
-    r"""What a checkpoint holds, beside the moving average and the random states: each network with its optimiser."""
+    r"""Each network that learns, with its optimiser and schedule, and what judges them."""
 
-    animator: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    lr_scheduler: LRScheduler
-    discriminator: torch.nn.Module | None
-    discriminator_optimizer: torch.optim.Optimizer | None
-    discriminator_lr_scheduler: LRScheduler | None
+    trained: dict[str, tuple[torch.nn.Module, torch.optim.Optimizer, LRScheduler]]
     perceptual_loss: torch.nn.Module | None
+    supervision: Supervision | None
 
-    def trained(self) -> list[tuple[torch.nn.Module, torch.optim.Optimizer, LRScheduler]]:
-        r"""The networks that learn, with optimiser and schedule."""
-        trained = [(self.animator, self.optimizer, self.lr_scheduler)]
-        if self.discriminator is not None:
-            trained.append((self.discriminator, self.discriminator_optimizer, self.discriminator_lr_scheduler))
-        return trained
+    def __getitem__(self, name: str) -> torch.nn.Module | None:
+        r"""A network that learns, None where it is not wanted."""
+        return self.trained[name][0] if name in self.trained else None
 
 
 def backward_discriminator(
@@ -190,26 +268,48 @@ def backward_discriminator(
     return loss
 
 
-def train_step(
-    accelerator: Accelerator, networks: Networks, batch: dict[str, torch.Tensor], args: argparse.Namespace
+def label_losses(
+    networks: Networks, output: LIAModelOutput, batch: dict[str, torch.Tensor], step: int, args: argparse.Namespace
 ) -> dict[str, torch.Tensor]:
-    target = batch["driving_frame"]
-    frame = networks.animator(batch["source_frame"], target).sample
-    values, critic = {}, None
-    if networks.discriminator is not None:
-        values["discriminator"] = backward_discriminator(accelerator, networks.discriminator, frame, target)
-        critic = accelerator.unwrap_model(networks.discriminator)
-    losses = reconstruction_losses(frame, target, networks.perceptual_loss, critic)
+    r"""What labels add to the loss, already weighted."""
+    losses = {}
+    keypoint_weight = args.keypoint_weight * max(0.0, 1 - step / args.keypoint_steps)
+    if keypoint_weight > 0:
+        loss = keypoint_flow_loss(output.flows, batch["source_keypoints"], batch["target_keypoints"])
+        losses["keypoints"] = keypoint_weight * loss
+    if args.motion_weight > 0:
+        motion = networks.supervision.standardize(batch["target_motion"])
+        found = networks["motion_reader"](output.motion_code).float()
+        losses["motion"] = args.motion_weight * F.mse_loss(found, motion)
+    return losses
+
+
+def train_step(
+    accelerator: Accelerator, networks: Networks, batch: dict[str, torch.Tensor], step: int, args: argparse.Namespace
+) -> dict[str, torch.Tensor]:
+    target = batch["target_frame"]
+    output = networks["animator"](batch["source_frame"], batch["driving_frame"])
+    frame = output.sample
+    values, critic, weight = {}, None, None
+    if networks["discriminator"] is not None:
+        values["discriminator"] = backward_discriminator(accelerator, networks["discriminator"], frame, target)
+        critic = accelerator.unwrap_model(networks["discriminator"])
+    if args.region_weight != 1:
+        mask = region_mask(batch["target_keypoints"], networks.supervision.regions, target.shape[-1])
+        weight = 1 + (args.region_weight - 1) * mask
+    losses = reconstruction_losses(frame, target, networks.perceptual_loss, critic, weight)
     weights = {"l1": 1.0, "perceptual": args.perceptual_weight, "adversarial": args.gan_weight}
-    accelerator.backward(sum(weights[name] * loss for name, loss in losses.items()))  # LIA Eq. 10
-    # Both after both gradients: in float16 they share one scale, which a step may change.
-    for model, optimizer, lr_scheduler in networks.trained():
+    total = sum(weights[name] * loss for name, loss in losses.items())  # LIA Eq. 10
+    extra = label_losses(networks, output, batch, step, args)
+    accelerator.backward(sum(extra.values(), total))
+    # All after all gradients: in float16 they share one scale, which a step may change.
+    for model, optimizer, lr_scheduler in networks.trained.values():
         if args.max_grad_norm is not None and accelerator.sync_gradients:
             accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
         optimizer.step()
         lr_scheduler.step()
         optimizer.zero_grad()
-    return losses | values
+    return losses | values | extra
 
 
 # ---------------------------------------------------------------------------------------------------------- validate
@@ -290,8 +390,9 @@ def main(args: argparse.Namespace) -> None:
     if not validation_clips:
         raise ValueError(f"No clip in {args.train_data_dir} is long enough to hold frames out for validation.")
     repository = hub_repository(accelerator, args)
-    networks, perceptual_name = build_networks(accelerator, animator, args)
-    run = TrainingRun(accelerator, args, networks.animator, "train_lia")
+    labels = load_labels(train_clips) if needs_labels(args) else None
+    networks, perceptual_name = build_networks(accelerator, animator, labels, args)
+    run = TrainingRun(accelerator, args, networks["animator"], "train_lia")
     pairs = FramePairs(
         train_clips,
         animator.config.frame_size,
@@ -299,15 +400,17 @@ def main(args: argparse.Namespace) -> None:
         color_jitter=args.color_jitter,
         seed=args.seed,
         cache_gigabytes=args.cache_gigabytes,
+        labels=labels,
+        cross_identity=args.cross_identity,
     )
 
-    models = [model for model, _, _ in networks.trained()]
+    models = [model for model, _, _ in networks.trained.values()]
     for batch in run.dataloader(pairs):
         with accelerator.accumulate(*models):
-            run.record(train_step(accelerator, networks, batch, args))
+            run.record(train_step(accelerator, networks, batch, run.step, args))
         if not accelerator.sync_gradients:
             continue
-        run.finish_step(lr=networks.lr_scheduler.get_last_lr()[0])
+        run.finish_step(lr=networks.trained["animator"][2].get_last_lr()[0])
         if accelerator.is_main_process and (run.is_validation_due or run.is_checkpoint_due):
             with run.published_weights() as model:
                 metrics = validate(accelerator, model, validation_clips, run.step, args)

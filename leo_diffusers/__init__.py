@@ -1,5 +1,7 @@
 """LEO and LIA in diffusers form: human video as one frame and a sequence of motion codes."""
 
+from pathlib import Path
+
 import diffusers
 
 # Attributes of this root by these very names: diffusers looks the base classes up in the library that model_index.json
@@ -23,7 +25,10 @@ from .pipelines.pipeline_output import LEOPipelineOutput
 
 __version__ = "0.1.0"
 
+DEMO_MODEL = str(Path(__file__).parent / "demo_model")  # the embedded model, which every pipeline loads
+
 __all__ = [
+    "DEMO_MODEL",
     "FrameDiscriminator",
     "ImageEditor",
     "LEOEditPipeline",

@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from . import __version__, commands
+from . import DEMO_MODEL, __version__, commands
 from .command_line import OneLineParser, run_command
+from .demo import LONG_FRAMES, run_demo
 
 
 Subparsers = argparse._SubParsersAction
@@ -106,7 +107,9 @@ def add_command(subparsers: Subparsers, name: str, run: Run, help: str) -> argpa
 def add_model_command(subparsers: Subparsers, name: str, run: Run, help: str, output: str) -> argparse.ArgumentParser:
     r"""A command that runs a model, with the options that all of these share."""
     command = add_command(subparsers, name, run, help)
-    command.add_argument("--model", required=True, help="folder or Hub id of a model")
+    command.add_argument(
+        "--model", default=DEMO_MODEL, help="folder or Hub id of a model (default: the embedded model)"
+    )
     command.add_argument("--output", required=True, type=Path, help=output)
     command.add_argument("--seed", type=int, default=0, help="seed of every random draw (default: %(default)s)")
     command.add_argument("--device", default=None, help="cpu, cuda, mps, ... (default: the fastest there is)")
@@ -117,6 +120,23 @@ def add_model_command(subparsers: Subparsers, name: str, run: Run, help: str, ou
         help="number format of the networks (default: %(default)s)",
     )
     return command
+
+
+def add_demo(subparsers: Subparsers) -> None:
+    r"""All that a model does."""
+    demo = add_model_command(
+        subparsers,
+        "demo",
+        run_demo,
+        "See what a model does: generated, animated, edited and endless videos, and a sheet of all.",
+        "folder to write; must be new or empty",
+    )
+    demo.add_argument("--image", default=None, help="photo to be moved instead of drawn people")
+    demo.add_argument(
+        "--driving-video",
+        default=None,
+        help=f"video that animates a picture too, with its first {LONG_FRAMES} frames",
+    )
 
 
 def add_animate(subparsers: Subparsers) -> None:
@@ -279,7 +299,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="leo-diffusers", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, parser_class=OneLineParser)
-    for add in (add_generate, add_animate, add_edit, add_stream, add_manipulate, add_assemble, add_convert):
+    for add in (
+        add_demo,
+        add_generate,
+        add_animate,
+        add_edit,
+        add_stream,
+        add_manipulate,
+        add_assemble,
+        add_convert,
+    ):
         add(subparsers)
     return parser
 

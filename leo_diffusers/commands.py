@@ -17,7 +17,6 @@ from tqdm import tqdm
 from . import video_io
 from .lia_checkpoint import load_lia_checkpoint
 from .model_card import ANIMATE_USAGE, FROM_NOTHING_USAGE, STREAM_USAGE, UNCONDITIONAL_USAGE, write_model_card
-from .pipelines.animator_pipeline import AnimatorPipeline
 from .pipelines.components import NETWORKS, assemble_pipeline
 from .pipelines.motion_control import MotionControl
 from .pipelines.motion_pipeline import FirstFrameSource
@@ -57,10 +56,17 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
+def check_model(model: str) -> None:
+    r"""Refuses a path where nothing is, such as an embedded model that was left out: no Hub id begins with a slash."""
+    if os.path.isabs(model) and not os.path.isdir(model):
+        raise FileNotFoundError(f"There is no model in {model}: name its folder or Hub id by --model.")
+
+
 def load_pipeline(
-    pipeline_class: type[AnimatorPipeline], arguments: argparse.Namespace, **loading: object
-) -> AnimatorPipeline:
+    pipeline_class: type[DiffusionPipeline], arguments: argparse.Namespace, **loading: object
+) -> DiffusionPipeline:
     r"""The model of `--model`, on `--device` in `--dtype`."""
+    check_model(arguments.model)
     torch.manual_seed(arguments.seed)
     device = choose_device(arguments.device)
     return pipeline_class.from_pretrained(arguments.model, dtype=DTYPES[arguments.dtype], **loading).to(device)
@@ -310,6 +316,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def run_assemble(arguments: argparse.Namespace) -> None:
     r"""`leo-diffusers assemble`: a LEO model with the networks that were trained for it, in one folder."""
+    check_model(arguments.model)
     with new_folder(arguments.output) as folder:
         pipeline = assemble_pipeline(arguments.model, arguments.add)
         pipeline.save_pretrained(str(folder))

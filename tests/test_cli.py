@@ -15,7 +15,7 @@ from leo_diffusers.cli import main
 from leo_diffusers.video_io import VideoReader, read_image, read_video, to_uint8
 
 
-COMMANDS = ["animate", "generate", "manipulate", "stream", "edit", "convert"]
+COMMANDS = ["demo", "animate", "generate", "manipulate", "stream", "edit", "convert"]
 
 
 @pytest.fixture
@@ -323,7 +323,6 @@ def assert_refused(code: int | None, capsys, folder: Path, before: list[Path], m
         ("generate", {"model": "{tmp}/nowhere"}, "nowhere"),
         ("generate", {"model": "{tmp}/empty"}, "empty"),
         ("generate", {"model": "{lia}"}, "motion_unet"),
-        ("animate", {"model": None}, "--model"),
         ("animate", {"motion_mode": "standard"}, "argument --motion-mode: invalid choice: 'standard'"),
         ("animate", {"reference_frame": "first"}, "'first' is neither \"auto\" nor the number of a frame"),
         ("animate", {"reference_frame": "-1"}, "`reference_frame` must be the index"),

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from .. import video_io
+from .frame_labels import FrameLabels
 from .video_clips import VideoClip
 
 
@@ -59,9 +60,10 @@ class RandomFrames(Dataset):
             frames of an item; 0 for none.
         seed (`int`): Seed of order and draws.
         cache_gigabytes (`float`): Memory for decoded clips, in each worker process.
+        labels (`list[FrameLabels]`, *optional*): Of each clip, from its file's first frame on; items carry theirs.
 
     Raises:
-        ValueError: Where there are no clips.
+        ValueError: Where there are no clips, or labels that do not fit.
     """
 
     frames_per_item = 1
@@ -74,10 +76,16 @@ class RandomFrames(Dataset):
         color_jitter: float = 0.0,
         seed: int = 0,
         cache_gigabytes: float = 4.0,
+        labels: list[FrameLabels] | None = None,
     ):
         if not clips:
             raise ValueError("`clips` is empty: there is nothing to draw frames from.")
+        if labels is not None:
+            check_labels(clips, labels)
+            if horizontal_flip:
+                raise ValueError("`horizontal_flip` must be off with `labels`: those of a mirrored frame are unknown.")
         self.clips = clips
+        self.labels = labels
         self.horizontal_flip = horizontal_flip
         self.color_jitter = color_jitter
         self.seed = seed
@@ -87,23 +95,31 @@ class RandomFrames(Dataset):
         r"""Items in an epoch: one of each clip, in an order of its own."""
         return len(self.clips)
 
-    def clip_at(self, position: int) -> VideoClip:
-        r"""The clip that the item at `position` of the endless sequence is drawn from."""
+    def number_at(self, position: int) -> int:
+        r"""Number of the clip that the item at `position` of the endless sequence is drawn from."""
         epoch, index = divmod(position, len(self))
         order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self))
-        return self.clips[order[index]]
+        return int(order[index])
 
-    def draw(self, position: int) -> torch.Tensor:
-        r"""The frames at `position` of the endless sequence: different ones of one clip, (n, 3, H, W) in [-1, 1]."""
-        random = np.random.default_rng([self.seed, 1, position])
-        clip = self.clip_at(position)
-        indices = random.choice(clip.num_frames, size=self.frames_per_item, replace=False)
-        frames = self.reader.read(clip, indices.tolist())
+    def draw(self, position: int, random: np.random.Generator) -> tuple[int, list[int], torch.Tensor]:
+        r"""What is at `position`: a clip's number, frames within it, and those frames, (n, 3, H, W) in [-1, 1]."""
+        number = self.number_at(position)
+        clip = self.clips[number]
+        indices = random.choice(clip.num_frames, size=self.frames_per_item, replace=False).tolist()
+        frames = self.reader.read(clip, indices)
         if self.horizontal_flip and random.random() < 0.5:
             frames = frames.flip(-1)
         if self.color_jitter:
             frames = jitter_color(frames, *random.uniform(1 - self.color_jitter, 1 + self.color_jitter, size=3))
-        return frames
+        return number, indices, frames
+
+    def random_at(self, position: int) -> np.random.Generator:
+        r"""Where the draws of the item at `position` come from."""
+        return np.random.default_rng([self.seed, 1, position])
+
+    def label(self, name: str, number: int, index: int) -> torch.Tensor:
+        r"""What the labels of a clip, by number, tell of one of its frames: "keypoints" (K, 2) or "motion" (P,)."""
+        return torch.from_numpy(getattr(self.labels[number], name)[self.clips[number].start_frame + index])
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor | int]:
         r"""
@@ -111,17 +127,36 @@ class RandomFrames(Dataset):
             position (`int`): Place in the endless sequence, 0 or more.
 
         Returns:
-            `dict`: `frame` of shape `(3, H, W)` in [-1, 1] and the `position`, which seeds the sample's noise.
+            `dict`: `frame` of shape `(3, H, W)` in [-1, 1] and the `position`, which seeds the sample's noise. With
+            labels also `keypoints` (K, 2), `motion` (P,) and `attributes` (A,).
         """
-        return {"frame": self.draw(position)[0], "position": position}
+        number, (index,), frames = self.draw(position, self.random_at(position))
+        item = {"frame": frames[0], "position": position}
+        if self.labels is not None:
+            item |= {name: self.label(name, number, index) for name in ("keypoints", "motion")}
+            item["attributes"] = torch.from_numpy(self.labels[number].attributes)
+        return item
 
 
 class FramePairs(RandomFrames):
     r"""
-    Source and driving frames of one clip; arguments and errors are those of [`RandomFrames`].
+    Source and driving frames of one clip, or of two people who move alike.
+
+    Args:
+        cross_identity (`float`): Share of the items whose driving frame shows another person in the motion that the
+            target shows. It needs labels, in which clips of the same motion have the same `motion_id`.
+        arguments: Those of [`RandomFrames`].
+
+    Raises:
+        ValueError: As [`RandomFrames`], and where `cross_identity` finds no clip of the same motion as another.
     """
 
     frames_per_item = 2
+
+    def __init__(self, *arguments, cross_identity: float = 0.0, **options):
+        super().__init__(*arguments, **options)
+        self.cross_identity = cross_identity
+        self._partners = partners_of(self.labels) if cross_identity > 0 else None
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         r"""
@@ -129,10 +164,51 @@ class FramePairs(RandomFrames):
             position (`int`): Place in the endless sequence, 0 or more.
 
         Returns:
-            `dict`: `source_frame` and `driving_frame`, each `(3, H, W)` in [-1, 1].
+            `dict`: `source_frame`, `driving_frame` and `target_frame`, each `(3, H, W)` in [-1, 1]: the source's
+            person with the driving frame's motion. With labels also `source_keypoints` and `target_keypoints` (K, 2),
+            `source_motion` and `target_motion` (P,).
         """
-        source_frame, driving_frame = self.draw(position)
-        return {"source_frame": source_frame, "driving_frame": driving_frame}
+        random = self.random_at(position)
+        number, indices, (source_frame, target_frame) = self.draw(position, random)
+        item = {"source_frame": source_frame, "driving_frame": target_frame, "target_frame": target_frame}
+        if self.labels is not None:
+            for name in ("keypoints", "motion"):
+                for role, index in zip(("source", "target"), indices):
+                    item[f"{role}_{name}"] = self.label(name, number, index)
+        if self._partners is not None and self._partners[number] and random.random() < self.cross_identity:
+            partner = self.clips[random.choice(self._partners[number])]
+            item["driving_frame"] = self.reader.read(partner, [min(indices[1], partner.num_frames - 1)])[0]
+        return item
+
+
+def check_labels(clips: list[VideoClip], labels: list[FrameLabels]) -> None:
+    r"""Refuses labels that do not belong to the clips."""
+    for clip, clip_labels in zip(clips, labels, strict=True):
+        num_labels = len(clip_labels.motion)
+        if num_labels < clip.start_frame + clip.num_frames:
+            raise ValueError(
+                f"The labels of {clip.name} tell of {num_labels} frames, but it has "
+                f"{clip.start_frame + clip.num_frames}: write them anew."
+            )
+
+
+def partners_of(labels: list[FrameLabels] | None) -> list[list[int]]:
+    r"""For each clip the numbers of the others that show the same motion."""
+    if labels is None:
+        raise ValueError("`cross_identity` needs `labels`, which tell which clips show the same motion.")
+    alike: dict[str, list[int]] = {}
+    for number, clip_labels in enumerate(labels):
+        alike.setdefault(clip_labels.motion_id or f"only {number}", []).append(number)
+    partners = [
+        [other for other in alike[clip_labels.motion_id or f"only {number}"] if other != number]
+        for number, clip_labels in enumerate(labels)
+    ]
+    if not any(partners):
+        raise ValueError(
+            "`cross_identity` needs clips of different people in the same motion (labels with the same `motion_id`), "
+            "and there are none: render them with --people_per_motion 2, or set it to 0."
+        )
+    return partners
 
 
 def jitter_color(frames: torch.Tensor, brightness: float, contrast: float, saturation: float) -> torch.Tensor:

@@ -11,8 +11,8 @@ from leo_diffusers.data.talking_head_motion import MOTION_NAMES
 
 
 # Pixels of the frame per head unit, as a share of the frame's height, and where the head's centre rests.
-HEAD_UNIT = 0.31
-HEAD_CENTRE = (0.5, 0.485)
+HEAD_UNIT = 0.37
+HEAD_CENTRE = (0.5, 0.5)
 
 # Heads turn about the top of the neck, not about their own centre.
 _PIVOT = np.array([0.0, 0.6, -0.2])

@@ -16,7 +16,7 @@ MOTION_RANGES = {
     "roll": (-15.0, 15.0),  # degrees; positive leans the crown to the right of the image (clockwise)
     "x": (-0.12, 0.12),  # shift of the head in frame widths; positive is right
     "y": (-0.06, 0.06),  # shift of the head in frame heights; positive is down
-    "scale": (0.9, 1.1),  # size of the head; 1 fills about 60% of the frame's height
+    "scale": (0.9, 1.1),  # size of the head; 1 fills about 70% of the frame's height
     "blink": (0.0, 1.0),  # 0 open, 1 closed
     "gaze_x": (-1.0, 1.0),  # iris in the eye; positive is right, 0 looks along the nose
     "gaze_y": (-1.0, 1.0),  # positive is down
@@ -65,35 +65,37 @@ def _paced_time(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
     return np.cumsum(pace) / FRAME_RATE
 
 
-def _blink_times(rng: np.random.Generator) -> Iterator[float]:
-    start = rng.uniform(0.1, 1.9)
+def _blinks(rng: np.random.Generator) -> Iterator[tuple[float, float]]:
+    """Start and length in seconds of one blink after another, more often and longer than people's, to be learned."""
+    start = rng.uniform(0.1, 1.6)
     while True:
-        yield start
+        # The lid rests closed for longer than one frame lasts, so every blink shows one fully closed frame.
+        rest = rng.uniform(0.05, 0.12) if rng.random() < 0.75 else rng.uniform(0.2, 0.6)
+        yield start, rest
         is_double = rng.random() < 0.15
-        start += rng.uniform(0.4, 0.55) if is_double else rng.uniform(1.1, 3.4)
+        start += rest + (rng.uniform(0.35, 0.5) if is_double else rng.uniform(0.8, 2.8))
 
 
 def _blink_curve(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
     blink = np.zeros_like(time)
-    for start in _blink_times(rng):
+    for start, rest in _blinks(rng):
         if start > time[-1]:
             return blink
         elapsed = time - start
-        # The lid rests closed for longer than one frame lasts, so every blink shows one fully closed frame.
-        closing, opening = _smoothstep(elapsed / 0.09), _smoothstep((elapsed - 0.14) / 0.16)
+        closing, opening = _smoothstep(elapsed / 0.09), _smoothstep((elapsed - 0.09 - rest) / 0.16)
         blink = np.maximum(blink, closing - opening)
     return blink
 
 
 def _syllables(rng: np.random.Generator) -> Iterator[tuple[float, float, float, float]]:
     """Start and length in seconds, opening and pucker in [0, 1], of one syllable after another."""
-    loudness = rng.uniform(0.65, 1.0)
+    loudness = rng.uniform(0.75, 1.1)
     clock = rng.uniform(-0.6, 0.0) if rng.random() < 0.65 else rng.uniform(0.2, 0.8)
     while True:
         burst_end = clock + rng.uniform(0.9, 2.8)
         while clock < burst_end:
             length = 1.0 / rng.uniform(3.0, 6.0)
-            opening = loudness * rng.uniform(0.3, 1.0)
+            opening = loudness * rng.uniform(0.4, 1.0)
             pucker = rng.uniform(0.5, 1.0) if rng.random() < 0.25 else 0.0
             yield clock, length, opening * (1.0 - 0.45 * pucker), pucker
             clock += length

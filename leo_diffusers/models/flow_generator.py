@@ -70,6 +70,28 @@ class RGBHead(nn.Module):
         return new_frame if frame is None else new_frame + self.upsample(frame)
 
 
+class InpaintingHead(nn.Module):
+    r"""
+    1x1 convolution to RGB of what fills the parts that the mask hides. Not in the papers, whose frames are made of
+    warped features alone: without it a mouth that is closed in the source shows no teeth when it opens.
+
+    Args:
+        in_channels (`int`): Channels of the input.
+    """
+
+    def __init__(self, in_channels: int):
+        super().__init__()
+        # From zero, so that training first learns to move what is there.
+        self.weight = nn.Parameter(torch.zeros(3, in_channels))
+        self.weight_gain = 1 / math.sqrt(in_channels)
+
+    def forward(self, hidden_states: torch.Tensor, occlusion_mask: torch.Tensor) -> torch.Tensor:
+        r"""(B, C, H, W) and a mask (B, 1, H, W), 1 = show the source -> (B, 3, H, W)."""
+        pixels = hidden_states.flatten(2).transpose(1, 2)  # (B, H * W, C), as it lies in memory
+        color = (pixels @ (self.weight.T * self.weight_gain)).transpose(1, 2).unflatten(2, hidden_states.shape[2:])
+        return color * (1 - occlusion_mask)
+
+
 class GeneratorBlock(nn.Module):
     r"""
     One scale of the generator (LIA Fig. 5): two styled convolutions, flow and mask, warp, RGB.
@@ -79,14 +101,18 @@ class GeneratorBlock(nn.Module):
         out_channels (`int`): Channels of this scale.
         latent_dim (`int`): Size L of the latent.
         align_corners (`bool`): See [`~models.warping.warp`].
+        inpaint_rgb (`bool`): Whether the frame also shows what fills hidden parts, see [`InpaintingHead`].
     """
 
-    def __init__(self, in_channels: int, out_channels: int, latent_dim: int, align_corners: bool):
+    def __init__(
+        self, in_channels: int, out_channels: int, latent_dim: int, align_corners: bool, inpaint_rgb: bool = False
+    ):
         super().__init__()
         self.upsample_conv = ModulatedConv2d(in_channels, out_channels, latent_dim, upsample=True)
         self.conv = ModulatedConv2d(out_channels, out_channels, latent_dim)
         self.flow_head = FlowHead(out_channels, latent_dim)
         self.rgb_head = RGBHead(out_channels)
+        self.inpainting_head = InpaintingHead(out_channels) if inpaint_rgb else None
         self.align_corners = align_corners
 
     def forward(
@@ -110,6 +136,8 @@ class GeneratorBlock(nn.Module):
         warped_features = scale(warp(features, flow, self.align_corners), occlusion_mask)  # LIA Eq. 5
         warped_features = warped_features.to(hidden_states.dtype)
         frame = self.rgb_head(warped_features, frame)
+        if self.inpainting_head is not None:
+            frame = frame + self.inpainting_head(hidden_states, occlusion_mask).to(frame.dtype)
         return hidden_states, warped_features, logits, flow, occlusion_mask, frame
 
 
@@ -135,17 +163,23 @@ class FlowGenerator(nn.Module):
         warp_source_image (`bool`): Whether the source frame itself is warped and in-painted as one more feature map
             (LIA Sec. III-E, high resolution).
         align_corners (`bool`): See [`~models.warping.warp`].
+        inpaint_rgb (`bool`): Whether frames also show what fills hidden parts, see [`InpaintingHead`].
     """
 
     def __init__(
-        self, latent_dim: int, block_out_channels: tuple[int, ...], warp_source_image: bool, align_corners: bool
+        self,
+        latent_dim: int,
+        block_out_channels: tuple[int, ...],
+        warp_source_image: bool,
+        align_corners: bool,
+        inpaint_rgb: bool = False,
     ):
         super().__init__()
         channels = tuple(reversed(block_out_channels))  # from 4 pixels up
         self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
         self.conv_in = ModulatedConv2d(channels[0], channels[0], latent_dim)
         self.blocks = nn.ModuleList(
-            GeneratorBlock(in_channels, out_channels, latent_dim, align_corners)
+            GeneratorBlock(in_channels, out_channels, latent_dim, align_corners, inpaint_rgb)
             for in_channels, out_channels in zip(channels[:-1], channels[1:])
         )
         self.image_flow_head = FlowHead(channels[-1], latent_dim, upsample=False) if warp_source_image else None

@@ -37,11 +37,13 @@ class LIAModelOutput(BaseOutput):
         sample (`torch.Tensor` of shape `(B, 3, H, W)`): The frame, RGB, about [-1, 1], not clamped.
         flows (`tuple[torch.Tensor, ...]`): Flow maps, coarse to fine, each `(B, 2, R, R)`, (x, y) in grid units.
         occlusion_masks (`tuple[torch.Tensor, ...]`): Masks, each `(B, 1, R, R)`, 1 = show the warped source.
+        motion_code (`torch.Tensor` of shape `(B, M)`): The code that was rendered.
     """
 
     sample: torch.Tensor
     flows: tuple[torch.Tensor, ...] | None = None
     occlusion_masks: tuple[torch.Tensor, ...] | None = None
+    motion_code: torch.Tensor | None = None
 
 
 class LIAModel(ModelMixin, ConfigMixin):
@@ -57,6 +59,8 @@ class LIAModel(ModelMixin, ConfigMixin):
         motion_basis (`str`): "orthogonal" (the paper's), "free" or "none" (its ablations); see [`MotionDictionary`].
         warp_source_image (`bool`): Whether the source frame is warped too, the paper's design for 512 pixels.
         align_corners (`bool`): Whether zero flow is exactly the identity. The released weights need False.
+        inpaint_rgb (`bool`): Whether frames also show what the generator fills hidden parts with. Not in the papers;
+            it lets eyes and mouths open that are closed in the source.
 
     Raises:
         ValueError: Where sizes do not fit each other.
@@ -78,6 +82,7 @@ class LIAModel(ModelMixin, ConfigMixin):
         motion_basis: str = "orthogonal",
         warp_source_image: bool = False,
         align_corners: bool = False,
+        inpaint_rgb: bool = False,
     ):
         super().__init__()
         if frame_size not in (32, 64, 128, 256, 512, 1024):
@@ -94,7 +99,9 @@ class LIAModel(ModelMixin, ConfigMixin):
         self.appearance_encoder = AppearanceEncoder(latent_dim, block_out_channels)
         self.motion_head = MotionHead(latent_dim, motion_dim, motion_head_layers)
         self.motion_dictionary = MotionDictionary(latent_dim, motion_dim, motion_basis)
-        self.flow_generator = FlowGenerator(latent_dim, block_out_channels, warp_source_image, align_corners)
+        self.flow_generator = FlowGenerator(
+            latent_dim, block_out_channels, warp_source_image, align_corners, inpaint_rgb
+        )
 
     def _encode(self, frame: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]:
         size = self.config.frame_size
@@ -169,7 +176,7 @@ class LIAModel(ModelMixin, ConfigMixin):
             )
         latent = source.latent.float() + self.motion_dictionary(motion_code)  # (B, L), LIA Eq. 1
         frame, flows, occlusion_masks = self.flow_generator(latent.to(source.latent.dtype), source.features)
-        return LIAModelOutput(sample=frame, flows=flows, occlusion_masks=occlusion_masks)
+        return LIAModelOutput(frame, flows, occlusion_masks, motion_code)
 
     def forward(
         self, source_frame: torch.Tensor, driving_frame: torch.Tensor, return_dict: bool = True

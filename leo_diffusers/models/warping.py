@@ -41,3 +41,18 @@ def warp(features: torch.Tensor, flow: torch.Tensor, align_corners: bool) -> tor
     return F.grid_sample(
         source, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=align_corners
     )
+
+
+def sample_points(features: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    r"""
+    Reads `features` at single points, bilinearly; beyond the border the border's value.
+
+    Args:
+        features (`torch.Tensor` of shape `(B, C, H, W)`): Of any float dtype.
+        points (`torch.Tensor` of shape `(B, K, 2)`): (x, y) as shares of width and height, from 0 to 1.
+
+    Returns:
+        `torch.Tensor` of shape `(B, C, K)`, float32.
+    """
+    grid = 2 * points[:, None] - 1  # (B, 1, K, 2)
+    return F.grid_sample(features.float(), grid, padding_mode="border", align_corners=False)[:, :, 0]

@@ -1,5 +1,6 @@
 """What the pipelines that generate motion share: their components, start poses and first frames."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -47,6 +48,11 @@ class FirstFrames:
     start_codes: torch.Tensor
 
 
+def patch_size(first_frame_unet: UNet2DConditionModel) -> int:
+    r"""Side of the square of pixels that a first-frame model takes for one, whose colours are its channels."""
+    return math.isqrt(first_frame_unet.config.in_channels // 3)
+
+
 class MotionPipeline(AnimatorPipeline):
     r"""
     Base of the pipelines that generate motion: a first frame, which is given or drawn, and motion codes.
@@ -58,7 +64,8 @@ class MotionPipeline(AnimatorPipeline):
             samples, clipping is turned off: motion codes are not confined to [-1, 1].
         motion_prior ([`MotionPriorModel`], *optional*): Draws single motion codes.
         prior_scheduler ([`SchedulerMixin`], *optional*): Its scheduler, `scheduler` by default.
-        first_frame_unet ([`UNet2DConditionModel`], *optional*): Draws a frame in pixels given its motion code.
+        first_frame_unet ([`UNet2DConditionModel`], *optional*): Draws a frame in pixels given its motion code; with
+            3 p² channels in patches of p times p pixels.
         first_frame_scheduler ([`SchedulerMixin`], *optional*): Its scheduler.
 
     Raises:
@@ -123,11 +130,13 @@ class MotionPipeline(AnimatorPipeline):
         config = first_frame_unet.config
         is_conditioned = config.class_embed_type == "projection"
         code_size = config.projection_class_embeddings_input_dim if is_conditioned else None
-        if (config.in_channels, config.out_channels, code_size) != (3, 3, animator.config.motion_dim):
+        channels = 3 * patch_size(first_frame_unet) ** 2
+        if (config.in_channels, config.out_channels, code_size) != (channels, channels, animator.config.motion_dim):
             raise ValueError(
-                f"`first_frame_unet` must have 3 channels and a class embedding that projects motion codes of "
-                f"{animator.config.motion_dim} numbers, got {config.in_channels}, {config.out_channels} and "
-                f"{code_size}: train one with examples/train_first_frame.py."
+                f"`first_frame_unet` must have 3 channels per pixel of a square patch (3, 12, 48, ...) and a class "
+                f"embedding that projects motion codes of {animator.config.motion_dim} numbers, got "
+                f"{config.in_channels}, {config.out_channels} and {code_size}: train one with "
+                "examples/train_first_frame.py."
             )
 
     def check_schedulers(self, num_inference_steps: int) -> None:
@@ -235,7 +244,8 @@ class MotionPipeline(AnimatorPipeline):
             `torch.Tensor` of shape `(B, 3, H, W)`: In [-1, 1], at the animator's frame size.
         """
         unet, frame_size = self.first_frame_unet, self.animator.config.frame_size
-        noise = self.draw_noise((len(start_codes), 3, unet.config.sample_size, unet.config.sample_size), generator)
+        size = unet.config.sample_size
+        noise = self.draw_noise((len(start_codes), unet.config.in_channels, size, size), generator)
         conditions = {"encoder_hidden_states": None, "class_labels": start_codes.to(unet.dtype)}
         with self.progress_bar(total=num_inference_steps) as progress_bar:
             frames = denoise(
@@ -247,7 +257,8 @@ class MotionPipeline(AnimatorPipeline):
                 generator,
                 progress_bar=progress_bar,
             )
-        if unet.config.sample_size != frame_size:
+        frames = F.pixel_shuffle(frames, patch_size(unet))
+        if frames.shape[-1] != frame_size:
             frames = F.interpolate(frames, (frame_size, frame_size), mode="bicubic", antialias=True)
         return frames.clamp(-1, 1)
 

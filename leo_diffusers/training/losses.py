@@ -28,6 +28,7 @@ def reconstruction_losses(
     target: torch.Tensor,
     perceptual_loss: nn.Module | None,
     discriminator: nn.Module | None,
+    weight: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     r"""
     The terms of LIA Eq. 10, before their weights.
@@ -37,11 +38,13 @@ def reconstruction_losses(
         target (`torch.Tensor` of shape `(B, 3, H, W)`): The driving frame, [-1, 1].
         perceptual_loss (`nn.Module`, *optional*): From [`~training.perceptual_loss.load_perceptual_loss`].
         discriminator (`nn.Module`, *optional*): A [`FrameDiscriminator`].
+        weight (`torch.Tensor` of shape `(B, 1, H, W)`, *optional*): Of each pixel's L1; 1 in the paper.
 
     Returns:
         `dict[str, torch.Tensor]`: Scalars "l1", "perceptual" and "adversarial", as far as there is a network for them.
     """
-    losses = {"l1": F.l1_loss(frame.float(), target.float())}  # LIA Eq. 7
+    errors = (frame.float() - target.float()).abs()
+    losses = {"l1": (errors if weight is None else errors * weight).mean()}  # LIA Eq. 7
     if perceptual_loss is not None:
         losses["perceptual"] = perceptual_loss(frame, target)  # LIA Eq. 8
     if discriminator is not None:

@@ -9,6 +9,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from .label_network import LabelNetwork, LabelNetworkLoss
+
 
 logger = logging.getLogger(__name__)
 
@@ -122,11 +124,14 @@ class SSIMPyramidLoss(nn.Module):
         return torch.stack(losses).mean()
 
 
-def load_perceptual_loss(name: str, vgg19_weights: str | Path | None = None) -> tuple[nn.Module | None, str]:
+def load_perceptual_loss(
+    name: str, vgg19_weights: str | Path | None = None, label_network: str | Path | None = None
+) -> tuple[nn.Module | None, str]:
     r"""
     Args:
-        name (`str`): "vgg19", "ssim" or "none".
+        name (`str`): "vgg19", "labels", "ssim" or "none".
         vgg19_weights (`str` or `Path`, *optional*): A local file, instead of a download.
+        label_network (`str` or `Path`, *optional*): Folder of a trained [`LabelNetwork`], for "labels".
 
     Returns:
         `tuple[nn.Module | None, str]`: The loss, and the name of what it really is: where no file was named and the
@@ -134,6 +139,8 @@ def load_perceptual_loss(name: str, vgg19_weights: str | Path | None = None) -> 
     """
     if name == "none":
         return None, name
+    if name == "labels":
+        return LabelNetworkLoss(LabelNetwork.from_pretrained(label_network)), name
     if name == "ssim":
         return SSIMPyramidLoss(), name
     try:
