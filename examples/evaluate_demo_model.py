@@ -26,15 +26,16 @@ from leo_diffusers.data.talking_heads import (
     sample_identity,
     sample_motion,
 )
+from leo_diffusers.models.label_network import LabelNetwork
 from leo_diffusers.training.label_losses import region_mask
-from leo_diffusers.training.label_network import LabelNetwork, LabelNetworkLoss
+from leo_diffusers.training.perceptual_loss import LabelNetworkLoss
 from leo_diffusers.training.validation import code_statistics, frame_grid
 
 
 CLIP_FRAMES = 64
 REGIONS = {"mouth": ("mouth",), "eyes": ("left_eye", "right_eye")}
 GRID_COLUMNS = 12
-MODEL_PARTS = ("motion_unet", "motion_prior", "first_frame_unet")
+NUM_ENDLESS = 4
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,12 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output_dir", type=Path, required=True, help="results.json, table and pictures are written here")
     add("--num_people", type=int, default=32, help="people, each in a motion of their own (default: %(default)s)")
     add("--num_videos", type=int, default=32, help="generated videos (default: %(default)s)")
+    add("--endless_frames", type=int, default=1024, help="of each endless video (default: %(default)s)")
     add("--animator_only", action="store_true", help="leave out what the diffusion models make")
     return parser
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    for name, least in (("num_people", 2), ("num_videos", 2)):
+    for name, least in (("num_people", 2), ("num_videos", 2), ("endless_frames", 64)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}.")
 
@@ -195,7 +197,7 @@ def evaluate_generation(
     r"""Image to video, endless video and video from nothing; and pictures of them."""
     results, pictures = {}, {}
     start = time.perf_counter()
-    leo = LEOPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    leo = LEOPipeline.from_pretrained(model, dtype=torch.float32)
     leo.set_progress_bar_config(disable=True)
     size = leo.animator.config.frame_size
     sources = [
@@ -203,7 +205,7 @@ def evaluate_generation(
         for i in range(args.num_videos)
     ]
     leo(sources[0], num_frames=CLIP_FRAMES, generator=torch.Generator().manual_seed(0))
-    results["seconds_for_64_frames_with_loading"] = time.perf_counter() - start
+    results["seconds"] = time.perf_counter() - start
 
     data = data_codes(leo.animator, args)
     first, last, codes = [], [], []
@@ -234,10 +236,10 @@ def evaluate_generation(
     infinite.set_progress_bar_config(disable=True)
     low, high = data.flatten(0, 1).amin(dim=0), data.flatten(0, 1).amax(dim=0)
     outside, ends = [], []
-    for index in tqdm(range(4), desc="Endless", unit="video"):
+    for index in tqdm(range(min(NUM_ENDLESS, args.num_videos)), desc="Endless", unit="video"):
         output = infinite(
             sources[index],
-            num_frames=1024,
+            num_frames=args.endless_frames,
             transition="diffusion" if infinite.transition_unet is not None else "none",
             generator=torch.Generator().manual_seed(index),
             output_type="pt",
@@ -250,6 +252,37 @@ def evaluate_generation(
     return results, pictures
 
 
+# ------------------------------------------------------------------------------------------------------------- table
+
+
+def table_rows(results: dict) -> list[tuple[str, str]]:
+    r"""Measure and value of each row, from what was measured."""
+    rows = []
+    copy = results["copy"]
+    for task in ("reconstruction", "transfer"):
+        values = results[task]
+        title = "the same person" if task == "reconstruction" else "driven by another person"
+        rows.append((f"{title}: PSNR", f"{values['psnr']:.1f} dB (copying the source: {copy['psnr']:.1f})"))
+        parts = ", ".join(f"{name} {values[f'{name}_of_copy']:.2f}" for name in ("distance", *REGIONS))
+        rows.append((f"{title}: perceptual distance, errors at mouth and eyes, as shares of copying", parts))
+        motion = ", ".join(
+            f"{name} {value['correlation']:.2f} ({value['slope']:.2f})" for name, value in values["motion"].items()
+        )
+        rows.append((f"{title}: motion read off, correlation with the truth (slope)", motion))
+    if "identity" not in results:
+        return rows
+    endless = results["endless"]
+    for title, key in (("codes", "code_spread"), ("velocities", "velocity_spread")):
+        value = results[key]
+        text = f"{value['mean']:.2f}, by direction {value['lowest']:.2f} to {value['highest']:.2f}"
+        rows.append((f"generated {title}: spread against the data", text))
+    rows.append(("the same person in the first and the 64th frame", f"{results['identity']['mean']:.1%}"))
+    rows.append(("the same person in the first and the last endless frame", f"{endless['identity']['mean']:.1%}"))
+    rows.append(("endless video: codes outside the range of the data", f"{endless['codes_outside_of_the_data']:.2%}"))
+    rows.append(("64 frames from a picture, model load included", f"{results['seconds']:.1f} s"))
+    return rows
+
+
 # -------------------------------------------------------------------------------------------------------------- main
 
 
@@ -257,7 +290,7 @@ def main(args: argparse.Namespace) -> None:
     check_arguments(args)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     network, judge = (LabelNetwork.from_pretrained(name).eval() for name in (args.label_network, args.judge))
-    animator = LIAPipeline.from_pretrained(args.model, torch_dtype=torch.float32).animator
+    animator = LIAPipeline.from_pretrained(args.model, dtype=torch.float32).animator
     results, picture = evaluate_animation(animator, network, judge, args)
     video_io.write_image(args.output_dir / "animated.png", picture)
     if not args.animator_only:
@@ -266,7 +299,9 @@ def main(args: argparse.Namespace) -> None:
         for name, picture in pictures.items():
             video_io.write_image(args.output_dir / f"{name}.png", picture)
     (args.output_dir / "results.json").write_text(json.dumps(results, indent=1))
-    print(json.dumps(results, indent=1))
+    lines = [f"| {name} | {value} |\n" for name, value in table_rows(results)]
+    (args.output_dir / "table.md").write_text("".join(["| measure | value |\n| --- | --- |\n", *lines]))
+    print("".join(lines))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name, least in minimum.items():
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}.")
+    if args.size % 2:
+        raise ValueError(f"--size must be even, as players of H.264 expect it, got {args.size}.")
     if args.first_seed < FIRST_HELD_OUT_SEED < args.first_seed + args.num_clips:
         raise ValueError(
             f"--num_clips {args.num_clips} from --first_seed {args.first_seed} on would mix people to train on with "
@@ -71,20 +73,38 @@ def write_clip(path: Path, identity_seed: int, motion_seed: int, num_frames: int
             writer.write(video_io.to_frame(frame))
 
 
+def check_settings(path: Path, motion_seed: int, num_frames: int, size: int) -> None:
+    r"""Refuses a clip that `write_clip` would not write: it would go unnoticed among the others."""
+    labels = FrameLabels.load(FrameLabels.path_of(path))
+    found = labels.motion_id, len(labels.motion), video_io.VideoReader(path).source_height
+    if found != (str(motion_seed), num_frames, size):
+        raise ValueError(
+            f"{path} was rendered with other settings (motion {found[0]}, {found[1]} frames, {found[2]} pixels): "
+            "repeat those, or name another --output_dir."
+        )
+
+
 def main(args: argparse.Namespace) -> None:
     check_arguments(args)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    tasks = []
+    clips, tasks = [], []
     for index in range(args.num_clips):
         identity_seed = args.first_seed + index
         motion_seed = args.first_seed + index // args.people_per_motion
         path = args.output_dir / f"{identity_seed:07d}.mp4"
-        if not path.exists():
-            tasks.append((path, identity_seed, motion_seed, args.num_frames, args.size))
+        is_rendered = path.is_file() and FrameLabels.path_of(path).is_file()
+        (clips if is_rendered else tasks).append((path, identity_seed, motion_seed, args.num_frames, args.size))
+    if clips:
+        path, _, *settings = clips[-1]  # the first would not tell --people_per_motion
+        check_settings(path, *settings)
     with ProcessPoolExecutor(args.num_workers, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(write_clip, *task) for task in tasks]
-        for future in tqdm(as_completed(futures), total=len(tasks), desc="Rendering clips", unit="clip"):
-            future.result()
+        try:
+            for future in tqdm(as_completed(futures), total=len(tasks), desc="Rendering clips", unit="clip"):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # or the others would be rendered before the error is told
+            raise
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.frame_labels import FrameLabels, load_labels
 from leo_diffusers.data.frame_pairs import RandomFrames
 from leo_diffusers.data.video_clips import find_clips
+from leo_diffusers.models.label_network import LabelNetwork
 from leo_diffusers.training.arguments import (
     add_training_arguments,
     build_accelerator,
@@ -27,7 +28,6 @@ from leo_diffusers.training.arguments import (
     check_training_arguments,
 )
 from leo_diffusers.training.checkpoints import save_atomically
-from leo_diffusers.training.label_network import LabelNetwork
 from leo_diffusers.training.publishing import hub_repository, upload_model, write_training_card
 from leo_diffusers.training.run import TrainingRun
 from leo_diffusers.training.validation import describe, log_validation
@@ -37,7 +37,7 @@ KEYPOINT_WEIGHT = 20.0  # positions are shares of the frame: their errors are hu
 
 USAGE = """\
 import torch
-from leo_diffusers.training.label_network import LabelNetwork
+from leo_diffusers.models.label_network import LabelNetwork
 
 network = LabelNetwork.from_pretrained("{name}").eval()
 size = network.config.frame_size
@@ -66,21 +66,23 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_training_arguments(args)
     if not 0 < args.validation_fraction < 0.9:
         raise ValueError(f"--validation_fraction must be between 0 and 0.9, got {args.validation_fraction}.")
+    if args.train_batch_size < 2:
+        raise ValueError(
+            f"--train_batch_size must be at least 2, for batch normalisation, got {args.train_batch_size}."
+        )
     if not 0 <= args.blur <= 1:
         raise ValueError(f"--blur must be between 0 and 1, got {args.blur}.")
-    if args.kernel_size < 1 or args.kernel_size % 2 == 0:
-        raise ValueError(f"--kernel_size must be odd, got {args.kernel_size}.")
-    if args.layers_per_block < 1:
-        raise ValueError(f"--layers_per_block must be at least 1, got {args.layers_per_block}.")
-    least = 2 ** len(args.block_out_channels)
-    if len(args.block_out_channels) < 2 or args.resolution % least:
+    if args.blur > 0 and num_blurred(args.train_batch_size, args.blur) == 0:
         raise ValueError(
-            f"--resolution must be a multiple of {least}, as {len(args.block_out_channels)} levels (at least two) "
-            f"halve it, got {args.resolution}."
+            f"--blur {args.blur} of --train_batch_size {args.train_batch_size} is not one frame: raise one of them."
         )
+    if args.gradient_checkpointing:
+        raise ValueError("--gradient_checkpointing is nothing that LabelNetwork supports: leave it out.")
 
 
 def build_network(labels: list[FrameLabels], args: argparse.Namespace) -> LabelNetwork:
+    if not labels[0].motion_names + labels[0].attribute_names:
+        raise ValueError(f"The labels in {args.train_data_dir} hold neither motion nor attributes to be learned.")
     numbers = torch.cat([all_labels(clip_labels) for clip_labels in labels])
     return LabelNetwork(
         frame_size=args.resolution,
@@ -101,9 +103,14 @@ def all_labels(labels: FrameLabels) -> torch.Tensor:
     return torch.cat([motion, torch.from_numpy(labels.attributes).expand(len(motion), -1)], dim=1)
 
 
+def num_blurred(batch_size: int, share: float) -> int:
+    r"""How many frames of a batch are softened."""
+    return round(share * batch_size)
+
+
 def soften(frames: torch.Tensor, share: float) -> torch.Tensor:
     r"""Makes so many of the frames smaller by 1 to 3 and large again: what is rendered is softer than what is real."""
-    size, count = frames.shape[-1], round(share * len(frames))
+    size, count = frames.shape[-1], num_blurred(len(frames), share)
     if count == 0:
         return frames
     smaller = round(size / float(torch.empty(()).uniform_(1, 3)))
@@ -162,9 +169,9 @@ def main(args: argparse.Namespace) -> None:
     accelerator = build_accelerator(args)
     with accelerator.main_process_first():
         clips, _ = find_clips(args.train_data_dir, min_size=args.resolution, cache=args.output_dir / ".clips.json")
-    num_held = max(1, round(args.validation_fraction * len(clips)))
-    if num_held == len(clips):
+    if len(clips) == 1:
         raise ValueError(f"{args.train_data_dir} holds one clip only: one more is needed, for validation.")
+    num_held = min(max(1, round(args.validation_fraction * len(clips))), len(clips) - 1)
     train_clips, held_clips = clips[num_held:], clips[:num_held]
     labels = load_labels(clips)
     options = {"horizontal_flip": False, "cache_gigabytes": args.cache_gigabytes}

@@ -118,7 +118,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
 
 def needs_labels(args: argparse.Namespace) -> bool:
     r"""Whether anything asked for is learned from labels."""
-    return max(args.keypoint_weight, args.motion_weight, args.region_weight - 1, args.cross_identity) > 0
+    return args.region_weight != 1 or max(args.keypoint_weight, args.motion_weight, args.cross_identity) > 0
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -140,6 +140,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.gan_weight < 0 or args.perceptual_weight < 0:
         raise ValueError("--gan_weight and --perceptual_weight must not be negative.")
     check_label_arguments(args)
+    if args.vgg19_weights is not None and args.perceptual_loss != "vgg19":
+        raise ValueError(f"--vgg19_weights has no effect with --perceptual_loss {args.perceptual_loss}: leave it out.")
     if args.vgg19_weights is not None and not args.vgg19_weights.is_file():
         raise FileNotFoundError(f"There is no file {args.vgg19_weights} for --vgg19_weights.")
 
@@ -154,6 +156,10 @@ def check_label_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--cross_identity must be between 0 and 1, got {args.cross_identity}.")
     if (args.perceptual_loss == "labels") != (args.label_network is not None):
         raise ValueError("--perceptual_loss labels and --label_network go together: give both or neither.")
+    if args.label_network is not None and not args.label_network.is_dir():
+        raise FileNotFoundError(f"There is no folder {args.label_network} for --label_network.")
+    if args.region_weight == 1 and args.regions != build_parser().get_default("regions"):
+        raise ValueError("--regions has no effect at --region_weight 1: raise that too.")
     if needs_labels(args) and not args.no_horizontal_flip:
         raise ValueError("Supervision by labels needs --no_horizontal_flip: labels of mirrored frames are unknown.")
 
@@ -212,7 +218,7 @@ def build_networks(
         trained["discriminator"] = prepare_for_training(accelerator, discriminator, args)
     supervision = None
     if labels is not None:
-        supervision = Supervision.of(labels, args)
+        supervision = Supervision.of(labels, animator.config.align_corners, args)
         if args.motion_weight > 0:
             reader = torch.nn.Linear(animator.config.motion_dim, len(labels[0].motion_names))
             trained["motion_reader"] = prepare_for_training(accelerator, reader, args)
@@ -221,20 +227,29 @@ def build_networks(
 
 @dataclass
 class Supervision:
-    r"""What labels teach: weights of the losses, and what they need to know of the data."""
+    r"""What the losses of labels need to know of the data and of the animator."""
 
     regions: list[list[int]]
     motion_mean: torch.Tensor
     motion_std: torch.Tensor
+    align_corners: bool
 
     @classmethod
-    def of(cls, labels: list[FrameLabels], args: argparse.Namespace) -> "Supervision":
+    def of(cls, labels: list[FrameLabels], align_corners: bool, args: argparse.Namespace) -> "Supervision":
         groups = labels[0].keypoint_groups
-        unknown = [name for name in args.regions if name not in groups]
-        if unknown:
-            raise ValueError(f"--regions {unknown[0]} is none of the labels' groups: {', '.join(groups)}.")
+        for name in args.regions if args.region_weight != 1 else ():
+            if name not in groups:
+                raise ValueError(f"--regions {name} is none of the labels' groups: {', '.join(groups)}.")
+            if len(groups[name]) < 2:
+                raise ValueError(
+                    f"--regions {name} has no extent, as it is {len(groups[name])} keypoint: leave it out."
+                )
+        for name, count in (("keypoint", labels[0].keypoints.shape[1]), ("motion", len(labels[0].motion_names))):
+            if getattr(args, f"{name}_weight") > 0 and count == 0:
+                raise ValueError(f"--{name}_weight has no effect: the labels hold no {name}.")
         motion = torch.cat([torch.from_numpy(clip_labels.motion) for clip_labels in labels])
-        return cls([groups[name] for name in args.regions], motion.mean(dim=0), motion.std(dim=0).clamp(min=1e-6))
+        regions = [groups[name] for name in args.regions] if args.region_weight != 1 else []
+        return cls(regions, motion.mean(dim=0), motion.std(dim=0).clamp(min=1e-6), align_corners)
 
     def standardize(self, motion: torch.Tensor) -> torch.Tensor:
         r"""Labelled motion (B, P) -> of zero mean and unit spread."""
@@ -275,7 +290,8 @@ def label_losses(
     losses = {}
     keypoint_weight = args.keypoint_weight * max(0.0, 1 - step / args.keypoint_steps)
     if keypoint_weight > 0:
-        loss = keypoint_flow_loss(output.flows, batch["source_keypoints"], batch["target_keypoints"])
+        keypoints = batch["source_keypoints"], batch["target_keypoints"]
+        loss = keypoint_flow_loss(output.flows, *keypoints, networks.supervision.align_corners)
         losses["keypoints"] = keypoint_weight * loss
     if args.motion_weight > 0:
         motion = networks.supervision.standardize(batch["target_motion"])
@@ -389,10 +405,7 @@ def main(args: argparse.Namespace) -> None:
     validation_clips = validation_clips[: args.num_validation_clips]
     if not validation_clips:
         raise ValueError(f"No clip in {args.train_data_dir} is long enough to hold frames out for validation.")
-    repository = hub_repository(accelerator, args)
     labels = load_labels(train_clips) if needs_labels(args) else None
-    networks, perceptual_name = build_networks(accelerator, animator, labels, args)
-    run = TrainingRun(accelerator, args, networks["animator"], "train_lia")
     pairs = FramePairs(
         train_clips,
         animator.config.frame_size,
@@ -403,6 +416,9 @@ def main(args: argparse.Namespace) -> None:
         labels=labels,
         cross_identity=args.cross_identity,
     )
+    repository = hub_repository(accelerator, args)
+    networks, perceptual_name = build_networks(accelerator, animator, labels, args)
+    run = TrainingRun(accelerator, args, networks["animator"], "train_lia")
 
     models = [model for model, _, _ in networks.trained.values()]
     for batch in run.dataloader(pairs):

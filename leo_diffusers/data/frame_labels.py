@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from ..video_io.files import temporary_beside
+from ..video_io.files import VIDEO_SUFFIXES, remove, temporary_beside
 from .video_clips import VideoClip
 
 
@@ -23,13 +23,17 @@ class FrameLabels:
 
     Args:
         keypoints (`np.ndarray` of shape `(F, K, 2)`): (x, y) as shares of the frame's width and height: 0 is its left
-            or upper edge, 1 the other. The same point of the body in every clip.
+            or upper edge, 1 the other. The same point of the body in every clip. Of a frame that is not square, its
+            central square counts: no more of it is read.
         motion (`np.ndarray` of shape `(F, P)`): Whatever describes the motion, comparable between people.
         attributes (`np.ndarray` of shape `(A,)`): Whatever describes the person and stays the same over the clip.
         keypoint_groups (`dict[str, list[int]]`): Names of groups of keypoints, such as "mouth".
         motion_names (`list[str]`): Names of the columns of `motion`.
         attribute_names (`list[str]`): Names of the entries of `attributes`; "kind=value" for one of several kinds.
         motion_id (`str`): Clips with the same id show the same motion, frame by frame, of different people.
+
+    Raises:
+        ValueError: Where shapes, names and groups do not fit each other, or a number is not finite.
     """
 
     keypoints: np.ndarray
@@ -40,10 +44,32 @@ class FrameLabels:
     attribute_names: list[str] = field(default_factory=list)
     motion_id: str = ""
 
+    def __post_init__(self):
+        shapes = [getattr(self, name).shape for name in _TENSORS]
+        if [len(shape) for shape in shapes] != [3, 2, 1] or shapes[0][::2] != (len(self.motion), 2):
+            raise ValueError(
+                "`keypoints`, `motion` and `attributes` must have the shapes (F, K, 2), (F, P) and (A,), got "
+                f"{', '.join(map(str, shapes))}."
+            )
+        if not all(np.isfinite(getattr(self, name)).all() for name in _TENSORS):
+            raise ValueError("`keypoints`, `motion` and `attributes` must be finite: leave out clips with gaps.")
+        num_names = len(self.motion_names), len(self.attribute_names)
+        if num_names != (self.motion.shape[1], len(self.attributes)):
+            raise ValueError(
+                f"`motion_names` and `attribute_names` must name {self.motion.shape[1]} and {len(self.attributes)} "
+                f"numbers, got {num_names[0]} and {num_names[1]} names."
+            )
+        for name, group in self.keypoint_groups.items():
+            if not set(group) <= set(range(shapes[0][1])):
+                raise ValueError(
+                    f"`keypoint_groups` lists others than the {shapes[0][1]} keypoints in {name!r}: {group}."
+                )
+
     @staticmethod
     def path_of(clip: Path) -> Path:
         r"""Where the labels of a clip lie: `head.mp4` -> `head.labels.safetensors`."""
-        return clip.with_name((clip.stem if clip.is_file() or clip.suffix else clip.name) + SUFFIX)
+        # A folder of frames may have a dot in its name: what follows is no suffix.
+        return clip.with_name((clip.stem if clip.suffix.lower() in VIDEO_SUFFIXES else clip.name) + SUFFIX)
 
     def description(self) -> dict[str, object]:
         r"""What must be alike in all clips of a data set."""
@@ -62,8 +88,12 @@ class FrameLabels:
         path = Path(path)
         tensors = {name: np.ascontiguousarray(getattr(self, name), np.float32) for name in _TENSORS}
         temporary = temporary_beside(path)
-        save_file(tensors, temporary, {name: json.dumps(getattr(self, name)) for name in _NAMES})
-        os.replace(temporary, path)
+        try:
+            # `save_file` would leave a file that nobody else may read.
+            temporary.write_bytes(save(tensors, {name: json.dumps(getattr(self, name)) for name in _NAMES}))
+            os.replace(temporary, path)
+        finally:
+            remove(temporary)
 
     @classmethod
     def load(cls, path: str | Path) -> "FrameLabels":
@@ -83,11 +113,11 @@ class FrameLabels:
             )
         try:
             with safe_open(path, "numpy") as file:
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+                tensors = {name: file.get_tensor(name).astype(np.float32, copy=False) for name in _TENSORS}
                 names = {name: json.loads(file.metadata()[name]) for name in _NAMES}
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            return cls(**tensors, **names)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no labels of frames ({error}).") from error
-        return cls(**tensors, **names)
 
 
 _TENSORS = ("keypoints", "motion", "attributes")

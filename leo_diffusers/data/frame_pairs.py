@@ -106,12 +106,15 @@ class RandomFrames(Dataset):
         number = self.number_at(position)
         clip = self.clips[number]
         indices = random.choice(clip.num_frames, size=self.frames_per_item, replace=False).tolist()
-        frames = self.reader.read(clip, indices)
+        return number, indices, self.reader.read(clip, indices)
+
+    def augment(self, frames: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+        r"""The frames of an item, (n, 3, H, W), mirrored and in other colours, as far as is asked for."""
         if self.horizontal_flip and random.random() < 0.5:
             frames = frames.flip(-1)
         if self.color_jitter:
             frames = jitter_color(frames, *random.uniform(1 - self.color_jitter, 1 + self.color_jitter, size=3))
-        return number, indices, frames
+        return frames
 
     def random_at(self, position: int) -> np.random.Generator:
         r"""Where the draws of the item at `position` come from."""
@@ -130,8 +133,9 @@ class RandomFrames(Dataset):
             `dict`: `frame` of shape `(3, H, W)` in [-1, 1] and the `position`, which seeds the sample's noise. With
             labels also `keypoints` (K, 2), `motion` (P,) and `attributes` (A,).
         """
-        number, (index,), frames = self.draw(position, self.random_at(position))
-        item = {"frame": frames[0], "position": position}
+        random = self.random_at(position)
+        number, (index,), frames = self.draw(position, random)
+        item = {"frame": self.augment(frames, random)[0], "position": position}
         if self.labels is not None:
             item |= {name: self.label(name, number, index) for name in ("keypoints", "motion")}
             item["attributes"] = torch.from_numpy(self.labels[number].attributes)
@@ -148,15 +152,30 @@ class FramePairs(RandomFrames):
         arguments: Those of [`RandomFrames`].
 
     Raises:
-        ValueError: As [`RandomFrames`], and where `cross_identity` finds no clip of the same motion as another.
+        ValueError: As [`RandomFrames`], and where `cross_identity` is no share, or finds no clip of the same motion as
+            another.
     """
 
     frames_per_item = 2
 
     def __init__(self, *arguments, cross_identity: float = 0.0, **options):
         super().__init__(*arguments, **options)
+        if not 0 <= cross_identity <= 1:
+            raise ValueError(f"`cross_identity` must be between 0 and 1, got {cross_identity}.")
         self.cross_identity = cross_identity
         self._partners = partners_of(self.labels) if cross_identity > 0 else None
+
+    def draw_driver(self, number: int, index: int, random: np.random.Generator) -> torch.Tensor | None:
+        r"""A frame (1, 3, H, W) of another person in the motion of a clip's frame; None where none is to be shown."""
+        if self._partners is None:
+            return None
+        place = self.clips[number].start_frame + index  # in the file; what of it may be used differs between clips
+        others = [self.clips[other] for other in self._partners[number]]
+        others = [clip for clip in others if 0 <= place - clip.start_frame < clip.num_frames]
+        if not others or random.random() >= self.cross_identity:
+            return None
+        other = others[random.integers(len(others))]
+        return self.reader.read(other, [place - other.start_frame])
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         r"""
@@ -169,21 +188,24 @@ class FramePairs(RandomFrames):
             `source_motion` and `target_motion` (P,).
         """
         random = self.random_at(position)
-        number, indices, (source_frame, target_frame) = self.draw(position, random)
-        item = {"source_frame": source_frame, "driving_frame": target_frame, "target_frame": target_frame}
+        number, indices, frames = self.draw(position, random)
+        driver = self.draw_driver(number, indices[1], random)
+        if driver is not None:
+            frames = torch.cat([frames, driver])
+        frames = self.augment(frames, random)
+        item = {"source_frame": frames[0], "driving_frame": frames[-1], "target_frame": frames[1]}
         if self.labels is not None:
             for name in ("keypoints", "motion"):
                 for role, index in zip(("source", "target"), indices):
                     item[f"{role}_{name}"] = self.label(name, number, index)
-        if self._partners is not None and self._partners[number] and random.random() < self.cross_identity:
-            partner = self.clips[random.choice(self._partners[number])]
-            item["driving_frame"] = self.reader.read(partner, [min(indices[1], partner.num_frames - 1)])[0]
         return item
 
 
 def check_labels(clips: list[VideoClip], labels: list[FrameLabels]) -> None:
     r"""Refuses labels that do not belong to the clips."""
-    for clip, clip_labels in zip(clips, labels, strict=True):
+    if len(labels) != len(clips):
+        raise ValueError(f"`labels` must be of each of the {len(clips)} clips, got {len(labels)}.")
+    for clip, clip_labels in zip(clips, labels):
         num_labels = len(clip_labels.motion)
         if num_labels < clip.start_frame + clip.num_frames:
             raise ValueError(
@@ -198,9 +220,10 @@ def partners_of(labels: list[FrameLabels] | None) -> list[list[int]]:
         raise ValueError("`cross_identity` needs `labels`, which tell which clips show the same motion.")
     alike: dict[str, list[int]] = {}
     for number, clip_labels in enumerate(labels):
-        alike.setdefault(clip_labels.motion_id or f"only {number}", []).append(number)
+        alike.setdefault(clip_labels.motion_id, []).append(number)
+    alike[""] = []  # no id: the motion is nobody else's
     partners = [
-        [other for other in alike[clip_labels.motion_id or f"only {number}"] if other != number]
+        [other for other in alike[clip_labels.motion_id] if other != number]
         for number, clip_labels in enumerate(labels)
     ]
     if not any(partners):

@@ -54,5 +54,28 @@ def sample_points(features: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(B, C, K)`, float32.
     """
-    grid = 2 * points[:, None] - 1  # (B, 1, K, 2)
+    grid = 2 * points[:, None].float() - 1  # (B, 1, K, 2)
     return F.grid_sample(features.float(), grid, padding_mode="border", align_corners=False)[:, :, 0]
+
+
+def flow_between(
+    source_points: torch.Tensor, target_points: torch.Tensor, size: int, align_corners: bool
+) -> torch.Tensor:
+    r"""
+    The flow at target points by which [`warp`] shows there what the source has at its points.
+
+    Args:
+        source_points (`torch.Tensor` of shape `(..., 2)`): (x, y) as shares of width and height.
+        target_points (`torch.Tensor` of shape `(..., 2)`): Likewise.
+        size (`int`): Height and width of the flow map, pixels.
+        align_corners (`bool`): See [`warp`].
+
+    Returns:
+        `torch.Tensor` of shape `(..., 2)`: Grid units.
+    """
+
+    def on_identity_grid(points: torch.Tensor) -> torch.Tensor:
+        return 2 * (points * size - 0.5) / (size - 1) - 1
+
+    source = on_identity_grid(source_points) if align_corners else 2 * source_points - 1
+    return source - on_identity_grid(target_points)

@@ -124,7 +124,7 @@ def set_first_outputs(conv: EqualConv2d, matrix: torch.Tensor) -> None:
 
 
 def grow_generator(grown: FlowGenerator, generator: FlowGenerator) -> None:
-    r"""Lets the new blocks of `grown` hand the trained frame up, doubled. Flow heads start from zero as they are."""
+    r"""Lets the new blocks of `grown` hand the trained frame up, doubled. Other heads start from zero as they are."""
     num_old = len(generator.blocks)
     grown.load_state_dict(generator.state_dict(), strict=False)  # all of it: blocks count from 8 pixels up
     for block in grown.blocks[num_old:]:

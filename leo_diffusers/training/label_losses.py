@@ -2,14 +2,17 @@
 
 import torch
 
-from ..models.warping import sample_points
+from ..models.warping import flow_between, sample_points
 
 
 REGION_MARGIN = 0.35  # added to a box around a group of keypoints, as a share of the box's larger side
 
 
 def keypoint_flow_loss(
-    flows: tuple[torch.Tensor, ...], source_keypoints: torch.Tensor, target_keypoints: torch.Tensor
+    flows: tuple[torch.Tensor, ...],
+    source_keypoints: torch.Tensor,
+    target_keypoints: torch.Tensor,
+    align_corners: bool,
 ) -> torch.Tensor:
     r"""
     L1 distance between the flow at the target's keypoints and the way back to the source's, over all scales.
@@ -18,17 +21,18 @@ def keypoint_flow_loss(
         flows (`tuple[torch.Tensor, ...]`): Flow maps `(B, 2, R, R)`, (x, y) in grid units.
         source_keypoints (`torch.Tensor` of shape `(B, K, 2)`): Shares of the frame.
         target_keypoints (`torch.Tensor` of shape `(B, K, 2)`): Shares of the frame.
+        align_corners (`bool`): The animator's, see [`~models.warping.warp`].
 
     Returns:
         `torch.Tensor`: Scalar, grid units: 2 spans the frame.
     """
     # Points beyond the frame have no flow.
     visible = ((target_keypoints > 0) & (target_keypoints < 1)).all(dim=-1)[:, None]  # (B, 1, K)
-    shift = (2 * (source_keypoints - target_keypoints)).transpose(1, 2)  # (B, 2, K)
     losses = []
     for flow in flows:
-        found = sample_points(flow, target_keypoints)
-        losses.append(((found - shift).abs() * visible).sum() / (2 * visible.sum().clamp(min=1)))
+        found = sample_points(flow, target_keypoints)  # (B, 2, K)
+        wanted = flow_between(source_keypoints, target_keypoints, flow.shape[-1], align_corners).transpose(1, 2)
+        losses.append(((found - wanted).abs() * visible).sum() / (2 * visible.sum().clamp(min=1)))
     return torch.stack(losses).mean()
 
 

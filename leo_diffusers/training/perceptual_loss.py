@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .label_network import LabelNetwork, LabelNetworkLoss
+from ..models.label_network import LabelNetwork
 
 
 logger = logging.getLogger(__name__)
@@ -18,6 +18,7 @@ VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 VGG19_CHANNELS = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 512, "M", 512)
 VGG19_TAPS = (1, 6, 11, 20, 29)  # the first rectifier after each change of resolution, by torchvision's layer numbers
 NUM_SCALES = 4  # 1, 1/2, 1/4, 1/8 of the frame (LIA Sec. III-C)
+LABEL_SCALES = 2  # the frame and half of it
 SSIM_WINDOW = 7  # pixels
 SSIM_C1, SSIM_C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # the constants of SSIM for a range of 2, from -1 to 1
 
@@ -124,6 +125,33 @@ class SSIMPyramidLoss(nn.Module):
         return torch.stack(losses).mean()
 
 
+class LabelNetworkLoss(nn.Module):
+    r"""
+    L1 distance of a [`LabelNetwork`]'s features at all levels, of the frame and of half of it, in place of VGG19.
+
+    Args:
+        network ([`LabelNetwork`]): Trained; it is frozen.
+    """
+
+    def __init__(self, network: LabelNetwork):
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "LabelNetworkLoss":
+        r"""Stays in evaluation: its statistics are frozen too."""
+        return super().train(False)
+
+    def forward(self, frame: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        r"""Two batches (B, 3, H, W) in [-1, 1] -> scalar."""
+        losses = []
+        for _ in range(LABEL_SCALES):
+            with torch.no_grad():
+                target_taps = self.network.features(target)
+            losses += [F.l1_loss(ours, theirs) for ours, theirs in zip(self.network.features(frame), target_taps)]
+            frame, target = F.avg_pool2d(frame, 2), F.avg_pool2d(target, 2)
+        return torch.stack(losses).sum()
+
+
 def load_perceptual_loss(
     name: str, vgg19_weights: str | Path | None = None, label_network: str | Path | None = None
 ) -> tuple[nn.Module | None, str]:
@@ -136,10 +164,20 @@ def load_perceptual_loss(
     Returns:
         `tuple[nn.Module | None, str]`: The loss, and the name of what it really is: where no file was named and the
         download fails, "ssim" stands in for "vgg19", with a warning.
+
+    Raises:
+        OSError: Where a file or folder that was named is missing.
+        ValueError: Where it holds something else.
     """
     if name == "none":
         return None, name
     if name == "labels":
+        found = LabelNetwork.load_config(label_network)["_class_name"]
+        if found != LabelNetwork.__name__:
+            # Its weights would be drawn at random, with a warning only.
+            raise ValueError(
+                f"{label_network} holds no LabelNetwork but a {found}: train one with train_label_network.py."
+            )
         return LabelNetworkLoss(LabelNetwork.from_pretrained(label_network)), name
     if name == "ssim":
         return SSIMPyramidLoss(), name

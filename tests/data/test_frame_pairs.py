@@ -1,13 +1,17 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from leo_diffusers.data.frame_labels import FrameLabels
 from leo_diffusers.data.frame_pairs import EndlessSampler, FramePairs, FrameReader, RandomFrames, jitter_color
+from leo_diffusers.data.talking_head_labels import label_clip
+from leo_diffusers.data.talking_heads import TalkingHeadClip, render_clip
 from leo_diffusers.data.video_clips import VideoClip, find_clips, hold_out_frames
-from leo_diffusers.video_io import read_video
+from leo_diffusers.video_io import read_video, to_frame
 
 
 LENGTHS = {"a.mp4": 24, "b.mp4": 5, "c": 7}
@@ -256,3 +260,172 @@ def test_a_clip_of_one_frame_is_enough(clips, all_frames):
     still = VideoClip(clips[1].path, clips[1].name, num_frames=1, frames_per_second=25, start_frame=2)
     dataset = make_random_frames([still])
     assert all(torch.equal(dataset[position]["frame"], all_frames[1][2]) for position in range(4))
+
+
+# --- labels ---
+
+
+HEADS = {"a": (1, 9), "b": (2, 9), "c": (3, 8), "d": (4, 9)}  # seeds of person and motion: all but "c" move alike
+
+
+@pytest.fixture(scope="module")
+def rendered() -> list[TalkingHeadClip]:
+    return [render_clip(*seeds, num_frames=8, size=32) for seeds in HEADS.values()]
+
+
+@pytest.fixture(scope="module")
+def head_frames(rendered) -> list[torch.Tensor]:
+    return [torch.stack([to_frame(frame) for frame in clip.frames]) for clip in rendered]
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory, write_clip, head_frames) -> list[VideoClip]:
+    """Folders of images, which lose nothing."""
+    folder = tmp_path_factory.mktemp("heads")
+    for name, frames in zip(HEADS, head_frames):
+        write_clip(folder / name, frames)
+    return find_clips(folder)[0]
+
+
+@pytest.fixture(scope="module")
+def labels(rendered) -> list[FrameLabels]:
+    return [label_clip(clip, motion_id=str(motion)) for clip, (_, motion) in zip(rendered, HEADS.values())]
+
+
+def check_label(item: dict, role: str, frame: torch.Tensor, rendered, head_frames) -> tuple[int, int]:
+    """The labels of `frame` in an item are those that the renderer made it with; returns where it is."""
+    clip, index = locate(frame, head_frames)
+    expected = torch.from_numpy(rendered[clip].keypoints[index] / 32)
+    torch.testing.assert_close(item[f"{role}keypoints"], expected, rtol=0, atol=1e-6)
+    assert torch.equal(item[f"{role}motion"], torch.from_numpy(rendered[clip].motion[index]))
+    return clip, index
+
+
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("cross_identity", [0.0, 0.5])
+def test_labels_are_those_of_the_frames(heads, labels, rendered, head_frames, part, cross_identity):
+    clips = hold_out_frames(heads, 0.5)[part]  # which begin at frame 0, and at frame 4
+    pairs = make_pairs(clips, labels=labels, cross_identity=cross_identity)
+    for position in range(12):
+        pair = pairs[position]
+        assert len(pair) == 7 and pair["target_keypoints"].dtype == pair["target_motion"].dtype == torch.float32
+        source = check_label(pair, "source_", pair["source_frame"], rendered, head_frames)
+        target = check_label(pair, "target_", pair["target_frame"], rendered, head_frames)
+        assert source[0] == target[0] and min(source[1], target[1]) >= 4 * part
+
+
+def test_labels_of_single_frames(heads, labels, rendered, head_frames):
+    dataset = make_random_frames(hold_out_frames(heads, 0.5)[1], labels=labels)
+    for position in range(12):
+        item = dataset[position]
+        assert set(item) == {"frame", "position", "keypoints", "motion", "attributes"}
+        clip, _ = check_label(item, "", item["frame"], rendered, head_frames)
+        assert torch.equal(item["attributes"], torch.from_numpy(labels[clip].attributes))
+
+
+def test_labels_change_no_draw(heads, labels):
+    plain, labelled = make_pairs(heads), make_pairs(heads, labels=labels, cross_identity=0.0)
+    crossed = make_pairs(heads, labels=labels, cross_identity=1.0)
+    for position in [*range(12), 10**9]:
+        expected = plain[position]
+        assert all(torch.equal(labelled[position][name], frame) for name, frame in expected.items())
+        for name in ("source_frame", "target_frame"):
+            assert torch.equal(crossed[position][name], expected[name])
+
+
+def test_the_sequence_of_a_seed_stays(clips, all_frames):
+    """Runs are resumed by positions: another order of draws would give them other pairs."""
+    pairs = make_pairs(clips, horizontal_flip=True)
+    for position in range(20):
+        order = np.random.default_rng([3, 0, position // 3]).permutation(3)
+        random = np.random.default_rng([3, 1, position])
+        frames = all_frames[order[position % 3]]
+        frames = frames[random.choice(len(frames), size=2, replace=False)]
+        frames = frames.flip(-1) if random.random() < 0.5 else frames
+        assert all(
+            torch.equal(pairs[position][name], frame) for name, frame in zip(("source_frame", "target_frame"), frames)
+        )
+
+
+# --- another person drives ---
+
+
+def test_another_person_drives_at_the_same_frame(heads, labels, head_frames):
+    pairs = make_pairs(heads, labels=labels, cross_identity=1.0)
+    drivers = Counter()
+    for position in range(60):
+        pair = pairs[position]
+        target, driver = (locate(pair[name], head_frames) for name in ("target_frame", "driving_frame"))
+        assert target[1] == driver[1]
+        assert list(HEADS.values())[target[0]][1] == list(HEADS.values())[driver[0]][1]
+        drivers[target[0], driver[0]] += 1
+    assert set(drivers) == {(0, 1), (0, 3), (1, 0), (1, 3), (2, 2), (3, 0), (3, 1)}  # all others, and "c" itself
+
+
+def test_the_share_of_crossed_pairs(heads, labels):
+    pairs = make_pairs(heads, labels=labels, cross_identity=0.3)
+    is_crossed = [
+        not torch.equal(pair["driving_frame"], pair["target_frame"]) for pair in map(pairs.__getitem__, range(400))
+    ]
+    assert 60 <= sum(is_crossed) <= 120  # of 300 that can be, four deviations around 90
+
+
+@pytest.mark.parametrize("cache_gigabytes", [0.0, 1.0])
+def test_a_position_decides_the_crossed_pair(heads, labels, cache_gigabytes):
+    options = {"labels": labels, "cross_identity": 0.5, "color_jitter": 0.2}
+    reference, again = (make_pairs(heads, cache_gigabytes=size, **options) for size in (1.0, cache_gigabytes))
+    positions = [*range(8), 10**9]
+    expected = [reference[position] for position in positions]
+    found = {position: again[position] for position in reversed(positions)}
+    assert all(equal(found[position], pair) for position, pair in zip(positions, expected))
+
+
+def test_partners_show_what_is_left_of_them(heads, labels, head_frames):
+    """Clips of other lengths: where a partner lacks the target's frame, it cannot drive."""
+    a, b = heads[0], replace(heads[1], start_frame=2, num_frames=3)
+    pairs = make_pairs([a, b], labels=labels[:2], cross_identity=1.0)
+    seen = set()
+    for position in range(100):
+        pair = pairs[position]
+        (clip, index), driver = (locate(pair[name], head_frames) for name in ("target_frame", "driving_frame"))
+        assert driver == ((1 - clip, index) if clip == 1 or 2 <= index < 5 else (clip, index))
+        seen.add((clip, index))
+    assert len(seen) == 8 + 3
+
+
+def test_colour_jitter_is_the_same_for_the_driver(tmp_path, write_clip, labels):
+    frame = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    for name in "ab":
+        write_clip(tmp_path / name, frame.expand(8, 3, 32, 32))
+    pairs = make_pairs(find_clips(tmp_path)[0], labels=labels[:2], cross_identity=1.0, color_jitter=0.3)
+    for position in range(4):
+        pair = pairs[position]
+        assert torch.equal(pair["driving_frame"], pair["target_frame"])
+        assert torch.equal(pair["source_frame"], pair["target_frame"])
+
+
+def alone(labels: list[FrameLabels]) -> list[FrameLabels]:
+    return [replace(clip_labels, motion_id="") for clip_labels in labels]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"horizontal_flip": True}, "`horizontal_flip` must be off with `labels`"),
+        ({"cross_identity": 1.5}, r"`cross_identity` must be between 0 and 1, got 1\.5"),
+        ({"cross_identity": -0.1}, r"`cross_identity` must be between 0 and 1, got -0\.1"),
+        ({"cross_identity": 0.5, "labels": None}, "`cross_identity` needs `labels`"),
+        ({"cross_identity": 0.5, "labels": alone}, "needs clips of different people in the same motion"),
+        ({"labels": lambda labels: labels[:2]}, "`labels` must be of each of the 4 clips, got 2"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(heads, labels, options, message):
+    change = options.get("labels", lambda labels: labels)
+    with pytest.raises(ValueError, match=message):
+        make_pairs(heads, **{**options, "labels": change and change(labels)})
+
+
+def test_labels_of_a_shorter_clip_are_refused(heads, labels):
+    later = replace(heads[1], start_frame=3, num_frames=6)
+    with pytest.raises(ValueError, match="The labels of b tell of 8 frames, but it has 9: write them anew"):
+        RandomFrames([heads[0], later], 32, horizontal_flip=False, labels=labels[:2])

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from leo_diffusers import LIAModel, LIAPipeline
+from leo_diffusers.data.frame_labels import FrameLabels
 from leo_diffusers.data.motion_codes import MotionCodes, hash_animator
+from leo_diffusers.data.talking_head_labels import label_clip
 from leo_diffusers.data.talking_heads import render_clip
 from leo_diffusers.video_io import VideoWriter, to_frame
 
@@ -108,6 +110,20 @@ def clips_folder(tmp_path_factory) -> Path:
             for frame in render_clip(seed, seed, num_frames, 32).frames:
                 writer.write(to_frame(frame))
     (folder / "broken.mp4").write_text("this is no video")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def labelled_folder(tmp_path_factory) -> Path:
+    """Four talking heads with labels, as render_talking_heads.py writes them; two move alike, and other two."""
+    folder = tmp_path_factory.mktemp("data") / "labelled"
+    folder.mkdir()
+    for seed in range(4):
+        clip, path = render_clip(seed, seed // 2, 12, 32), folder / f"{seed}.mp4"
+        label_clip(clip, motion_id=str(seed // 2)).save(FrameLabels.path_of(path))
+        with VideoWriter(path, 25) as writer:
+            for frame in clip.frames:
+                writer.write(to_frame(frame))
     return folder
 
 

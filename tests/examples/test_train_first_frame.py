@@ -136,6 +136,25 @@ def test_frames_may_be_smaller_than_the_animators(one_step, animator_folder, mak
     assert pipeline(**options).frames.shape == (1, 2, 3, 32, 32)
 
 
+@pytest.mark.parametrize("patch_size", [2, 4])
+def test_frames_may_be_drawn_in_patches(one_step, one_process, animator_folder, make_motion_unet, patch_size):
+    folder = one_step("python", 2, "--patch_size", patch_size)
+    animator = LIAPipeline.from_pretrained(animator_folder).animator
+    pipeline = LEOPipeline(animator, make_motion_unet(), DDIMScheduler(), **load_components(folder))
+    pipeline.set_progress_bar_config(disable=True)
+    config = pipeline.first_frame_unet.config
+    channels = 3 * patch_size**2
+    assert (config.sample_size, config.in_channels, config.out_channels) == (32 // patch_size, channels, channels)
+    options = {"start_motion_code": torch.zeros(8), "num_frames": 2, "num_inference_steps": 2, "output_type": "pt"}
+    assert pipeline(**options).frames.shape == (1, 2, 3, 32, 32)
+    card = (folder / "README.md").read_text()
+    assert "at 32 pixels" in card and f"--patch_size {patch_size}" in card
+    pictures = [Image.open(run / "validation" / "first_frames-0000001.png") for run in (folder, one_process)]
+    assert pictures[0].size == (4 * 32, 2 * 32)
+    real, expected = (np.asarray(picture.crop((0, 0, 4 * 32, 32))) for picture in pictures)
+    np.testing.assert_array_equal(real, expected)  # real frames are not cut
+
+
 def test_the_first_layer_begins_as_if_codes_were_standardised(script, codes_folder):
     motion_codes = MotionCodes.load(codes_folder)
     linear, raw = torch.nn.Linear(8, 6), motion_codes.codes[:5]
@@ -170,10 +189,16 @@ def test_codes_of_another_animator_are_refused(run_example, codes_folder, clips_
         (["--resolution", 100], r"--resolution must be one of \[64, 128, 256\], got 100"),
         (
             [*NETWORK, "--resolution", 33],
-            "--resolution must be a multiple of 2, as the levels halve it 1 times, got 33",
+            "--resolution must be a multiple of 2, as patches of 1 are halved 1 times, got 33",
         ),
         ([*NETWORK, "--resolution", 0], "--resolution must be a multiple of 2, .* got 0"),
         (["--block_out_channels", 32, 48], r"--block_out_channels must be multiples of 32, .* got \[32, 48\]"),
+        ([*NETWORK, "--patch_size", 0], "--patch_size must be at least 1, got 0"),
+        (
+            [*NETWORK, "--patch_size", 3],
+            "--resolution must be a multiple of 6, as patches of 3 are halved 1 times, got 32",
+        ),
+        ([*NETWORK, "--patch_size", 32], "--resolution must be a multiple of 64, .* got 32"),
         ([*NETWORK, "--layers_per_block", 0], "--layers_per_block must be at least 1, got 0"),
         ([*NETWORK, "--attention_head_dim", 64], "--attention_head_dim must be from 1 to 32, .* got 64"),
         ([*NETWORK, "--train_data_dir", "nowhere"], "nowhere"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from leo_diffusers.models.warping import identity_grid, warp
+from leo_diffusers.models.warping import flow_between, identity_grid, sample_points, warp
 
 
 def sample_bilinear(image: np.ndarray, flow: np.ndarray, align_corners: bool) -> np.ndarray:
@@ -97,3 +97,69 @@ def test_gradients_reach_features_and_flow():
     features, flow = (tensor.double().requires_grad_() for tensor in make_inputs(1, 3, 4))
     warp(features.float(), flow.float(), True).square().sum().backward()
     assert features.grad.abs().sum() > 0 and flow.grad.abs().sum() > 0
+
+
+# --- single points ---
+
+
+def pixel_centres(height: int, width: int) -> torch.Tensor:
+    """(x, y) of every pixel's centre as shares, row by row, (H * W, 2)."""
+    y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
+    return torch.stack([x, y], dim=-1).flatten(0, 1)
+
+
+def test_points_at_pixel_centres_are_the_pixels():
+    features, _ = make_inputs()
+    found = sample_points(features, pixel_centres(7, 10).expand(2, -1, -1))
+    torch.testing.assert_close(found, features.flatten(2), rtol=0, atol=1e-5)
+
+
+def test_points_are_x_then_y_and_of_their_own_row():
+    features, _ = make_inputs()
+    points = torch.tensor([[[3.5 / 10, 1.5 / 7]], [[8.5 / 10, 6.5 / 7]]])
+    expected = torch.stack([features[0, :, 1, 3], features[1, :, 6, 8]])[..., None]
+    torch.testing.assert_close(sample_points(features, points), expected, rtol=0, atol=1e-5)
+
+
+def test_points_between_pixels_are_weighed():
+    features, _ = make_inputs(1)
+    points = torch.tensor([[[3.75 / 10, 1.5 / 7], [3.5 / 10, 2.25 / 7]]])
+    across = 0.75 * features[..., 1, 3] + 0.25 * features[..., 1, 4]
+    down = 0.25 * features[..., 1, 3] + 0.75 * features[..., 2, 3]
+    torch.testing.assert_close(sample_points(features, points), torch.stack([across, down], -1), rtol=0, atol=1e-5)
+
+
+def test_beyond_the_border_is_the_border():
+    features, _ = make_inputs(1)
+    points = torch.tensor([[[0.0, 0.0], [-3.0, 0.5 / 7], [1.0, 1.0], [2.5 / 10, 9.0]]])
+    expected = torch.stack([features[..., 0, 0], features[..., 0, 0], features[..., 6, 9], features[..., 6, 2]], -1)
+    torch.testing.assert_close(sample_points(features, points), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_read_in_float32(dtype):
+    features, _ = make_inputs(1)
+    features, points = features.to(dtype), torch.rand(1, 5, 2, generator=torch.Generator().manual_seed(0))
+    found = sample_points(features, points)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, sample_points(features.float(), points), rtol=0, atol=0)
+    assert sample_points(features, points.to(dtype)).dtype == torch.float32
+
+
+def test_gradients_reach_what_is_read_at_points():
+    features, _ = make_inputs(1)
+    features.requires_grad_()
+    sample_points(features, torch.tensor([[[3.5 / 10, 1.5 / 7]]])).sum().backward()
+    assert features.grad[..., 1, 3].allclose(torch.ones(())) and features.grad.sum().isclose(torch.tensor(3.0))
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("size", [8, 32])
+def test_the_flow_between_points_brings_one_to_the_other(size, align_corners):
+    target = pixel_centres(size, size)
+    turned = (target - 0.5) @ torch.tensor([[0.5, 0.2], [-0.2, 0.5]]) + torch.tensor([0.52, 0.47])  # within the frame
+    for source in (target, turned):
+        flow = flow_between(source, target, size, align_corners).T.reshape(1, 2, size, size)
+        places = target.T.reshape(1, 2, size, size)  # an image whose pixels tell where they are
+        found = warp(places, flow, align_corners).flatten(2)[0].T
+        torch.testing.assert_close(found, source, rtol=0, atol=1e-5)

@@ -62,9 +62,11 @@ def test_a_grown_generator_shows_the_doubled_frame(animator, frame_size):
         torch.testing.assert_close(flow, expected_flow, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("inpaint_rgb", [False, True])
 @pytest.mark.parametrize("frame_size", GROWTHS)
 @torch.no_grad()
-def test_the_warped_source_hardly_shows_at_first(animator, frame_size):
+def test_the_warped_source_hardly_shows_at_first(make_animator, frame_size, inpaint_rgb):
+    animator = make_animator(inpaint_rgb=inpaint_rgb)
     frames = draw_frames(frame_size)
     output = grow(animator, frame_size)(*frames)
     mask = output.occlusion_masks[-1]
@@ -77,10 +79,11 @@ def test_the_warped_source_hardly_shows_at_first(animator, frame_size):
     torch.testing.assert_close(output.sample, expected, rtol=0, atol=5e-6)
 
 
+@pytest.mark.parametrize("inpaint_rgb", [False, True])
 @pytest.mark.parametrize("warp_source_image", [False, True])
 @pytest.mark.parametrize("frame_size", [64, 256])
-def test_what_is_new_learns(animator, frame_size, warp_source_image):
-    grown = grow(animator, frame_size, warp_source_image)
+def test_what_is_new_learns(make_animator, frame_size, warp_source_image, inpaint_rgb):
+    grown = grow(make_animator(inpaint_rgb=inpaint_rgb), frame_size, warp_source_image)
     optimizer = torch.optim.Adam(grown.parameters(), lr=2e-3, betas=(0.0, 0.99))
     source_frame, driving_frame = draw_frames(frame_size)
     learns = {name: torch.zeros_like(parameter, dtype=torch.bool) for name, parameter in grown.named_parameters()}
@@ -94,7 +97,9 @@ def test_what_is_new_learns(animator, frame_size, warp_source_image):
     assert not [name for name, is_learning in learns.items() if not is_learning.all()]
 
 
-@pytest.mark.parametrize("config", [{"motion_basis": "none", "motion_dim": 32}, {"align_corners": True}])
+@pytest.mark.parametrize(
+    "config", [{"motion_basis": "none", "motion_dim": 32}, {"align_corners": True}, {"inpaint_rgb": True}]
+)
 @torch.no_grad()
 def test_the_rest_of_the_architecture_stays(make_animator, config):
     animator = make_animator(**config)

@@ -90,6 +90,19 @@ def test_reconstruction_losses_follow_the_networks(make_frames):
     torch.testing.assert_close(torch.stack(list(perfect.values())), torch.zeros(2), atol=1e-6, rtol=0)
 
 
+def test_a_weight_counts_pixels_of_l1_alone(make_frames):
+    frame, target = make_frames(2, seed=1), make_frames(2, seed=2)
+    perceptual_loss = SSIMPyramidLoss()
+    plain = reconstruction_losses(frame, target, perceptual_loss, None)
+    weight = torch.ones(2, 1, 32, 32)
+    torch.testing.assert_close(reconstruction_losses(frame, target, perceptual_loss, None, weight), plain)
+    weight[1, :, 4:8, 20:32] = 5.0
+    weighted = reconstruction_losses(frame, target, perceptual_loss, None, weight)
+    more = 4 * (frame - target).abs()[1, :, 4:8, 20:32].sum() / frame.numel()
+    torch.testing.assert_close(weighted["l1"], plain["l1"] + more)
+    assert torch.equal(weighted["perceptual"], plain["perceptual"])
+
+
 # --- motion denoising loss ---
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from leo_diffusers.models.label_network import LabelNetwork
 from leo_diffusers.training.perceptual_loss import (
     VGG19_URL,
+    LabelNetworkLoss,
     SSIMPyramidLoss,
     VGG19Loss,
     load_perceptual_loss,
@@ -226,6 +228,26 @@ def test_losses_are_chosen_by_name(vgg_file):
     assert isinstance(loss, SSIMPyramidLoss) and name == "ssim"
     loss, name = load_perceptual_loss("vgg19", vgg_file)
     assert isinstance(loss, VGG19Loss) and name == "vgg19"
+
+
+def test_a_label_network_is_a_loss_too(tmp_path):
+    network = LabelNetwork(32, 0, ["yaw"], [], [0.0], [1.0], block_out_channels=(4, 8)).eval()
+    network.save_pretrained(tmp_path)
+    loss, name = load_perceptual_loss("labels", label_network=tmp_path)
+    assert isinstance(loss, LabelNetworkLoss) and name == "labels"
+    frame, target = smooth_frames(2, 32, 0), smooth_frames(2, 32, 1)
+    torch.testing.assert_close(loss(frame, target), LabelNetworkLoss(network)(frame, target), rtol=0, atol=0)
+
+
+def test_another_network_is_no_label_network(animator, tmp_path):
+    animator.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds no LabelNetwork but a LIAModel"):
+        load_perceptual_loss("labels", label_network=tmp_path)
+
+
+def test_a_missing_label_network_is_never_replaced(tmp_path):
+    with pytest.raises((OSError, ValueError), match="missing"):
+        load_perceptual_loss("labels", label_network=tmp_path / "missing")
 
 
 def test_a_failed_download_falls_back_with_a_warning(tmp_path, monkeypatch, caplog):

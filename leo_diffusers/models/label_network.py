@@ -7,9 +7,6 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 
 
-NUM_SCALES = 2  # the frame and half of it, for the perceptual distance
-
-
 def conv_block(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Sequential:
     r"""Convolution, batch normalisation, activation."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
@@ -31,6 +28,9 @@ class LabelNetwork(ModelMixin, ConfigMixin):
             half of the frame.
         layers_per_block (`int`): Convolutions per level.
         kernel_size (`int`): Odd, pixels.
+
+    Raises:
+        ValueError: Where sizes do not fit each other.
     """
 
     @register_to_config
@@ -47,6 +47,20 @@ class LabelNetwork(ModelMixin, ConfigMixin):
         kernel_size: int = 3,
     ):
         super().__init__()
+        smallest = 2 ** len(block_out_channels)
+        if len(block_out_channels) < 2 or min(block_out_channels) < 1:
+            raise ValueError(
+                f"`block_out_channels` must hold at least two numbers above 0, got {tuple(block_out_channels)}."
+            )
+        if frame_size < smallest or frame_size % smallest:
+            raise ValueError(
+                f"`frame_size` must be a multiple of {smallest}, as {len(block_out_channels)} levels halve it, got "
+                f"{frame_size}."
+            )
+        if layers_per_block < 1:
+            raise ValueError(f"`layers_per_block` must be at least 1, got {layers_per_block}.")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"`kernel_size` must be odd, got {kernel_size}.")
         num_labels = len(motion_names) + len(attribute_names)
         if not len(label_mean) == len(label_std) == num_labels:
             raise ValueError(
@@ -60,7 +74,7 @@ class LabelNetwork(ModelMixin, ConfigMixin):
             levels.append(nn.Sequential(*layers))
             in_channels = channels
         self.levels = nn.ModuleList(levels)
-        final_size = frame_size >> len(block_out_channels)
+        final_size = frame_size // smallest
         self.label_head = nn.Sequential(
             conv_block(in_channels, in_channels, kernel_size, stride=2),
             nn.Flatten(),
@@ -90,7 +104,13 @@ class LabelNetwork(ModelMixin, ConfigMixin):
 
         Returns:
             Standardised labels `(B, P + A)`, and keypoints `(B, K, 2)` as shares of the frame, or None.
+
+        Raises:
+            ValueError: Where the frames have another shape.
         """
+        size = self.config.frame_size
+        if frames.ndim != 4 or tuple(frames.shape[1:]) != (3, size, size):
+            raise ValueError(f"Frames must have the shape (B, 3, {size}, {size}), got {tuple(frames.shape)}.")
         taps = self.features(frames)
         labels = self.label_head(taps[-1]).float()
         if self.keypoint_head is None:
@@ -119,30 +139,3 @@ def soft_argmax(heat: torch.Tensor) -> torch.Tensor:
     x = (torch.arange(width, device=heat.device) + 0.5) / width
     y = (torch.arange(height, device=heat.device) + 0.5) / height
     return torch.stack([(weights.sum(dim=2) * x).sum(-1), (weights.sum(dim=3) * y).sum(-1)], dim=-1)
-
-
-class LabelNetworkLoss(nn.Module):
-    r"""
-    L1 distance of a [`LabelNetwork`]'s features at all levels, of the frame and of half of it, in place of VGG19.
-
-    Args:
-        network ([`LabelNetwork`]): Trained; it is frozen.
-    """
-
-    def __init__(self, network: LabelNetwork):
-        super().__init__()
-        self.network = network.eval().requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "LabelNetworkLoss":
-        r"""Stays in evaluation: its statistics are frozen too."""
-        return super().train(False)
-
-    def forward(self, frame: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        r"""Two batches (B, 3, H, W) in [-1, 1] -> scalar."""
-        losses = []
-        for _ in range(NUM_SCALES):
-            with torch.no_grad():
-                target_taps = self.network.features(target)
-            losses += [F.l1_loss(ours, theirs) for ours, theirs in zip(self.network.features(frame), target_taps)]
-            frame, target = F.avg_pool2d(frame, 2), F.avg_pool2d(target, 2)
-        return torch.stack(losses).sum()
