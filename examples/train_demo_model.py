@@ -36,9 +36,9 @@ ANIMATOR = (
     "--train_data_dir {clips} --block_out_channels 16 32 64 128 128 128 --latent_dim 256 --motion_dim 20 "
     "--warp_source_image --align_corners --inpaint_rgb --gan_weight 0 --perceptual_loss labels "
     "--label_network {label-network} --perceptual_weight 0.5 --region_weight 4 --keypoint_weight 10 "
-    "--keypoint_steps 8000 --motion_weight 2 --cross_identity 0.5 --no_horizontal_flip --train_batch_size 8 "
+    "--keypoint_steps 30000 --motion_weight 2 --cross_identity 0.5 --no_horizontal_flip --train_batch_size 8 "
     "--learning_rate 8e-3 --adam_beta1 0.9 --max_grad_norm 5 --lr_warmup_steps 100 --use_ema --ema_decay 0.998 "
-    "--validation_fraction 0.02 --cache_gigabytes 9 " + SHARED
+    "--validation_fraction 0.1 --cache_gigabytes 9 " + SHARED
 )
 DIFFUSION = (
     "--pretrained_model_name_or_path {animator} --motion_codes_dir {codes} --beta_schedule squaredcos_cap_v2 "
@@ -104,8 +104,8 @@ TRAINING = (
         "--num_clips 1600 --num_frames 96 --size 128 --people_per_motion 2",
         smoke="--num_clips 6 --num_frames 70",
     ),
-    Stage("label-network", "train_label_network.py", LABEL_NETWORK, 2500),
-    Stage("animator", "train_lia.py", "--resolution 128 " + ANIMATOR, 16_000),
+    Stage("label-network", "train_label_network.py", LABEL_NETWORK, 3000),
+    Stage("animator", "train_lia.py", "--resolution 128 " + ANIMATOR, 20_000),
     Stage(
         "codes",
         "extract_motion_codes.py",

@@ -132,6 +132,21 @@ def body_layers(pose: HeadPose, identity: TalkingHeadIdentity) -> list[Layer]:
     return layers
 
 
+def shoulder_keypoints(pose: HeadPose, identity: TalkingHeadIdentity) -> np.ndarray:
+    r"""
+    Four points of each shoulder's outline, from the neck outwards, right then left.
+
+    Args:
+        pose (`HeadPose`): Head and body in every frame.
+        identity (`TalkingHeadIdentity`): The person.
+
+    Returns:
+        `np.ndarray` of shape `(F, 8, 2)`: Pixels (x, y).
+    """
+    right = _shoulder(identity)[[1, 4, 7, 10]]
+    return pose.project_body(np.concatenate([right, right * [-1.0, 1.0]]))
+
+
 def draw_background(identity: TalkingHeadIdentity, size: int) -> Image.Image:
     r"""
     Draws what lies behind the person: a gradient and blurred shapes. It stands still.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from leo_diffusers.data.talking_head_geometry import FaceShape, HeadPose
+from leo_diffusers.data.talking_head_geometry import FaceShape, HeadPose, outline_points
 from leo_diffusers.data.talking_head_identity import TalkingHeadIdentity
 from leo_diffusers.data.talking_head_layers import RGB, Layer, mix
 
@@ -158,6 +158,49 @@ def hair_layer(pose: HeadPose, identity: TalkingHeadIdentity, volume: HairVolume
     if identity.hair_style in _CURL_DEPTH:
         outline = _curl(outline, _CURL_DEPTH[identity.hair_style], pose.unit, pose.motion["roll"])
     return Layer(outline, mix(_hair_color(identity), HAIR_SHADOW[:3], 0.5 * volume.darkness))
+
+
+def hair_keypoints(pose: HeadPose, identity: TalkingHeadIdentity, volumes: HairVolumes) -> dict[str, np.ndarray]:
+    r"""
+    Points of the hair: "hair", nine around the cap from the left temple over the crown to the right one, and "fringe",
+    five along its edge on the forehead, which a turn hides behind the visible rim.
+
+    Args:
+        pose (`HeadPose`): The head in every frame.
+        identity (`TalkingHeadIdentity`): The person.
+        volumes (`HairVolumes`): Their hair.
+
+    Returns:
+        `dict` of `np.ndarray` of shape `(F, N, 2)`: Pixels (x, y).
+    """
+    crown = outline_points(pose.hull(volumes.cap.fixed), np.linspace(-np.pi, 0.0, 9))
+    azimuth = np.linspace(-50.0, 50.0, 5)
+    edge = np.full(5, 35.0) if identity.fringe == "none" else _fringe_edge(identity, azimuth)
+    return {"hair": crown, "fringe": _on_cap(pose, volumes.cap.fixed[0], azimuth, edge)}
+
+
+def hanging_keypoints(pose: HeadPose, volumes: HairVolumes) -> np.ndarray | None:
+    r"""
+    Three points down the outer edge of the hair beside the face, on the left and on the right.
+
+    Args:
+        pose (`HeadPose`): The head in every frame.
+        volumes (`HairVolumes`): The person's hair.
+
+    Returns:
+        `np.ndarray` of shape `(F, 6, 2)`: Pixels (x, y); None where no hair hangs.
+    """
+    if not volumes.beside:
+        return None
+    points = []
+    for sign, volume in zip((-1.0, 1.0), volumes.beside):
+        ends = [pose.project(volume.fixed[:, :3]), pose.project(volume.hanging[:, :3], is_hanging=True)]
+        widths = [volume.fixed[:, 3], volume.hanging[:, 3]]
+        for end, width in zip(ends, widths):
+            end[..., 0] += sign * width * pose.unit[:, None]
+        top, bottom = ends
+        points += [top, 0.5 * (top + bottom), bottom]
+    return np.concatenate(points, axis=1)
 
 
 def _fringe_edge(identity: TalkingHeadIdentity, azimuth: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leo_diffusers.data.talking_head_body import body_layers, draw_background
+from leo_diffusers.data.talking_head_body import body_layers, draw_background, shoulder_keypoints
 from leo_diffusers.data.talking_head_checks import check_integer
 from leo_diffusers.data.talking_head_face import (
     FaceSketch,
@@ -25,8 +25,10 @@ from leo_diffusers.data.talking_head_hair import (
     HAIR_SHADOW,
     HairVolumes,
     fringe_layers,
+    hair_keypoints,
     hair_layer,
     hair_volumes,
+    hanging_keypoints,
 )
 from leo_diffusers.data.talking_head_identity import TalkingHeadIdentity, sample_identity
 from leo_diffusers.data.talking_head_layers import Layer, mix, paint, supersampling
@@ -52,7 +54,8 @@ __all__ = [
 FIRST_HELD_OUT_SEED = 1_000_000
 
 # Points per group, in the order of the keypoints. "Left" is the viewer's left; the draw functions of
-# talking_head_face.py say which point is which. The jaw runs from the right temple down around the chin.
+# talking_head_face.py say which point is which. The jaw runs from the right temple down around the chin. Where no hair
+# hangs, its points lie on the shoulders.
 _GROUP_SIZES = {
     "mouth": 10,
     "left_eye": 6,
@@ -63,6 +66,10 @@ _GROUP_SIZES = {
     "right_brow": 3,
     "nose": 5,
     "jaw": 9,
+    "hair": 9,
+    "fringe": 5,
+    "hanging_hair": 6,
+    "shoulders": 8,
 }
 _GROUP_ENDS = np.cumsum(list(_GROUP_SIZES.values()))
 KEYPOINT_GROUPS = {
@@ -177,7 +184,13 @@ def _head_layers(pose: HeadPose, shape: FaceShape, hair: HairVolumes) -> tuple[l
         glasses = FaceSketch(pose, shape)
         draw_glasses(glasses)
         layers += glasses.layers
-    sketch.keypoints["jaw"] = outline_points(outline, np.linspace(0.0, np.pi, _GROUP_SIZES["jaw"]))
+    shoulders, hanging = shoulder_keypoints(pose, identity), hanging_keypoints(pose, hair)
+    sketch.keypoints |= {
+        "jaw": outline_points(outline, np.linspace(0.0, np.pi, _GROUP_SIZES["jaw"])),
+        **hair_keypoints(pose, identity, hair),
+        "hanging_hair": shoulders[:, :6] if hanging is None else hanging,
+        "shoulders": shoulders,
+    }
     return layers, np.concatenate([sketch.keypoints[name] for name in KEYPOINT_GROUPS], axis=1)
 
 

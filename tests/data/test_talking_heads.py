@@ -19,6 +19,7 @@ from leo_diffusers.data.talking_heads import (
 
 
 SEEDS = range(24)
+HEAD_GROUPS = set(KEYPOINT_GROUPS) - {"hanging_hair", "shoulders"}
 
 
 def rest(**changes: float) -> np.ndarray:
@@ -137,6 +138,8 @@ class TestKeypoints:
         inside = []
         for seed in range(8):
             keypoints = render_clip(seed, seed, num_frames=64, size=32).keypoints
+            # Shoulders and long hair may be cut by the lower edge.
+            keypoints = keypoints[:, : KEYPOINT_GROUPS["hair"][0]]
             inside.append(((keypoints >= 0) & (keypoints <= 32)).mean())
         assert min(inside) > 0.95 and np.mean(inside) > 0.99
 
@@ -148,11 +151,36 @@ class TestKeypoints:
         assert group(keypoints, "left_eye")[:, 1].max() < tip[1] < group(keypoints, "mouth")[:, 1].min()
         assert group(keypoints, "jaw")[:, 1].max() > group(keypoints, "mouth")[:, 1].max()
 
-    @pytest.mark.parametrize("name, axis", [("x", 0), ("y", 1)])
-    def test_shifts_move_all_keypoints_by_their_share_of_the_frame(self, name, axis):
+    @pytest.mark.parametrize("name, axis, body_share", [("x", 0, 0.7), ("y", 1, 0.6)])
+    def test_shifts_move_the_head_by_their_share_of_the_frame_and_the_body_less(self, name, axis, body_share):
         moved = keypoints_at(**{name: 0.05}) - keypoints_at()
-        np.testing.assert_allclose(moved[:, axis], 0.05 * 128, atol=1e-3)
+        head = [index for part, indices in KEYPOINT_GROUPS.items() if part in HEAD_GROUPS for index in indices]
+        np.testing.assert_allclose(moved[head, axis], 0.05 * 128, atol=1e-3)
+        np.testing.assert_allclose(group(moved, "shoulders")[:, axis], body_share * 0.05 * 128, atol=1e-3)
         np.testing.assert_allclose(moved[:, 1 - axis], 0.0, atol=1e-3)
+
+    def test_hair_points_lie_where_the_hair_ends(self):
+        inner, outer = [], []
+        for seed in SEEDS:
+            identity = sample_identity(seed)
+            if identity.hair_style not in ("short", "bun", "buzz", "bob", "long", "space_buns"):
+                continue
+            frame, keypoints = render_frame(identity, rest(), 256)
+            points = group(keypoints, "hair")[2:7]
+            outward = points - points.mean(axis=0) - [0, 40]
+            outward /= np.linalg.norm(outward, axis=1, keepdims=True)
+            for step, colors in ((-6, inner), (6, outer)):
+                x, y = np.clip((points + step * outward).astype(int), 0, 255).T
+                colors.append(np.abs(frame[y, x].astype(float) - identity.hair).mean(axis=1))
+        assert len(inner) > 5 and np.median(inner) < 0.4 * np.median(outer)
+
+    def test_long_hair_hangs_beside_the_face(self):
+        identity = dataclasses.replace(sample_identity(3), hair_style="long", fringe="curtain")
+        _, keypoints = render_frame(identity, rest(), 128)
+        left, right = np.split(group(keypoints, "hanging_hair"), 2)
+        jaw = group(keypoints, "jaw")
+        assert left[:, 0].max() < jaw[:, 0].min() and right[:, 0].min() > jaw[:, 0].max()
+        assert (np.diff(left[:, 1]) > 0).all() and (np.diff(right[:, 1]) > 0).all()
 
     def test_scale_enlarges_about_the_resting_centre(self):
         spread = [np.ptp(keypoints_at(scale=scale)[:, 1]) for scale in (1.0, 1.1)]
