@@ -12,7 +12,7 @@ version = re.search(r'^__version__ = "(.+)"', (root / "leo_diffusers" / "__init_
 extras = {
     # Editing a first frame: detectors for ControlNet. Theirs bring timm, einops and scikit-image along.
     "edit": ["controlnet-aux>=0.0.10", "opencv-python-headless", "torchvision"],
-    "train": ["tensorboard"],
+    "train": ["matplotlib", "tensorboard"],
     "eval": ["torchmetrics", "scipy", "lpips", "torchvision", "matplotlib"],
     "app": ["gradio"],
 }
