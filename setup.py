@@ -28,7 +28,7 @@ setup(
     author="The leo_diffusers contributors",
     keywords="diffusion image animation video generation pytorch diffusers",
     packages=find_packages(include=["leo_diffusers", "leo_diffusers.*"]),
-    package_data={"leo_diffusers": ["demo_model/*.md", "demo_model/**/*.json", "demo_model/**/*.safetensors"]},
+    package_data={"leo_diffusers": [f"demo_model/**/*.{suffix}" for suffix in ("md", "png", "json", "safetensors")]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.7",
@@ -38,7 +38,7 @@ setup(
         "safetensors>=0.8.0",
         "huggingface_hub>=1.23",
         "numpy",
-        "Pillow",
+        "Pillow>=10.1",
         "imageio-ffmpeg>=0.6.0",
         "tqdm",
     ],

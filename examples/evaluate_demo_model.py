@@ -10,15 +10,21 @@ off rendered and true frames by a second network (--judge) that no training used
 
 import argparse
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
-from leo_diffusers import DEMO_MODEL, LEOInfinitePipeline, LEOPipeline, LIAModel, LIAPipeline, video_io
+from leo_diffusers import DEMO_MODEL, LEOInfinitePipeline, LEOPipeline, LIAPipeline, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
+from leo_diffusers.data.motion_codes import MotionCodes
 from leo_diffusers.data.talking_heads import (
     FIRST_HELD_OUT_SEED,
     KEYPOINT_GROUPS,
@@ -26,16 +32,17 @@ from leo_diffusers.data.talking_heads import (
     sample_identity,
     sample_motion,
 )
+from leo_diffusers.metrics.readings import agreement, same_kinds
 from leo_diffusers.models.label_network import LabelNetwork
 from leo_diffusers.training.label_losses import region_mask
-from leo_diffusers.training.perceptual_loss import LabelNetworkLoss
-from leo_diffusers.training.validation import code_statistics, frame_grid
+from leo_diffusers.training.perceptual_loss import LabelNetworkLoss, load_label_network
+from leo_diffusers.training.validation import code_statistics, frame_grid, motion_statistics, reconstruction_metrics
 
 
 CLIP_FRAMES = 64
 REGIONS = {"mouth": ("mouth",), "eyes": ("left_eye", "right_eye")}
 GRID_COLUMNS = 12
-NUM_ENDLESS = 4
+NUM_SHOWN = 6  # people on a picture
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,23 +51,27 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", default=DEMO_MODEL, help="folder or Hub id (default: the embedded model)")
-    add("--label_network", required=True, help="the network whose features the training used")
-    add("--judge", required=True, help="another network of train_label_network.py, of other shape and seed")
-    add("--output_dir", type=Path, required=True, help="results.json, table and pictures are written here")
+    add("--label_network", type=Path, required=True, help="the network whose features the training used")
+    add("--judge", type=Path, required=True, help="another of train_label_network.py, of other shape and seed")
+    add("--motion_codes_dir", type=Path, default=None, help="codes of the training, whose range is not to be left")
+    add("--output_dir", type=Path, required=True, help="results.json, table.md and pictures are written here")
     add("--num_people", type=int, default=32, help="people, each in a motion of their own (default: %(default)s)")
-    add("--num_videos", type=int, default=32, help="generated videos (default: %(default)s)")
+    add("--num_first_frames", type=int, default=64, help="people from nothing (default: %(default)s)")
     add("--endless_frames", type=int, default=1024, help="of each endless video (default: %(default)s)")
-    add("--animator_only", action="store_true", help="leave out what the diffusion models make")
+    add("--num_inference_steps", type=int, default=50, help="denoising steps (default: %(default)s)")
     return parser
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    for name, least in (("num_people", 2), ("num_videos", 2), ("endless_frames", 64)):
+    minimum = {"num_people": 2, "num_first_frames": 2, "endless_frames": 2, "num_inference_steps": 1}
+    for name, least in minimum.items():
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}.")
+    if os.path.isabs(args.model) and not os.path.isdir(args.model):
+        raise FileNotFoundError(f"There is no model in {args.model}: name its folder or Hub id by --model.")
 
 
-# --------------------------------------------------------------------------------------------------------- animation
+# -------------------------------------------------------------------------------------------------------------- read
 
 
 def render(identity_seed: int, motion: np.ndarray, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,186 +80,181 @@ def render(identity_seed: int, motion: np.ndarray, size: int) -> tuple[torch.Ten
     return torch.stack([video_io.to_frame(frame) for frame in frames]), torch.from_numpy(keypoints / size)
 
 
+def read(judge: LabelNetwork, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Motion (F, P) and attributes (F, A) that the judge sees in frames (F, 3, H, W)."""
+    motion, attributes, _ = zip(*(judge.read(part) for part in frames.split(32)))
+    return torch.cat(motion), torch.cat(attributes)
+
+
 @torch.no_grad()
-def animate(animator: LIAModel, source_frame: torch.Tensor, driving: torch.Tensor) -> torch.Tensor:
-    r"""The source's person in the driver's motion, relative to the driver's first frame, (F, 3, H, W)."""
-    source = animator.encode_source(source_frame[None])
-    codes = torch.cat([animator.encode_motion(part) for part in driving.split(8)])
-    codes = source.motion_code + codes - codes[:1]
-    return torch.cat([animator.decode(source, part).sample for part in codes.split(8)]).clamp(-1, 1)
+def measure(
+    frames: torch.Tensor, truth: torch.Tensor, keypoints: torch.Tensor, distance: LabelNetworkLoss
+) -> dict[str, float]:
+    r"""Errors of a clip (F, 3, H, W); regions: mean L1 within boxes around their keypoints, pixels in [0, 1]."""
+    values = {"psnr": reconstruction_metrics(frames, truth)["psnr"], "distance": distance(frames, truth).item()}
+    for region, names in REGIONS.items():
+        mask = region_mask(keypoints, [KEYPOINT_GROUPS[name] for name in names], frames.shape[-1])
+        values[region] = ((frames - truth).abs() / 2 * mask).sum().item() / (3 * mask.sum().item())
+    return values
 
 
-def psnr(frames: torch.Tensor, truth: torch.Tensor) -> float:
-    errors = ((frames - truth) / 2).square().mean(dim=(1, 2, 3))
-    return (-10 * errors.clamp(min=1e-10).log10()).mean().item()
+class Person:
+    r"""Someone whom no training saw, in a motion that none saw, and what the model makes of them."""
+
+    def __init__(self, pipeline: LIAPipeline, index: int, num_people: int):
+        seed, size = FIRST_HELD_OUT_SEED + index, pipeline.animator.config.frame_size
+        motion = sample_motion(seed, CLIP_FRAMES)
+        self.motion = torch.from_numpy(motion)
+        self.truth, self.keypoints = render(seed, motion, size)
+        self.driving = render(seed + num_people, motion, size)[0]  # somebody else
+        self.source = self.truth[0]
+        output = pipeline(self.source, self.truth, output_type="pt")
+        self.codes = output.motion_codes[0]  # of the truth, since the source is its first frame
+        self.videos = {
+            "copy": self.truth[:1].expand_as(self.truth),
+            "reconstruction": output.frames[0] * 2 - 1,
+            "transfer": pipeline(self.source, self.driving, output_type="pt").frames[0] * 2 - 1,
+        }
+
+    def rows(self) -> list[torch.Tensor]:
+        r"""Rows of a picture: the truth, its reconstruction, the driver, the transfer."""
+        columns = torch.linspace(0, CLIP_FRAMES - 1, GRID_COLUMNS).long()
+        shown = (self.truth, self.videos["reconstruction"], self.driving, self.videos["transfer"])
+        return [video[columns] for video in shown]
 
 
-def region_error(frames: torch.Tensor, truth: torch.Tensor, keypoints: torch.Tensor, names: tuple[str, ...]) -> float:
-    r"""Mean L1 within boxes around groups of keypoints, pixels in [0, 1]."""
-    mask = region_mask(keypoints, [KEYPOINT_GROUPS[name] for name in names], frames.shape[-1])
-    return ((frames - truth).abs() / 2 * mask).sum().item() / (3 * mask.sum().item())
-
-
-def agreement(found: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
-    r"""Correlation of two series of readings (N,), and the slope of the line from the truth's to what was found."""
-    found, truth = found - found.mean(), truth - truth.mean()
-    covariance = (found * truth).mean()
-    return {
-        "correlation": (covariance / (found.std() * truth.std()).clamp(min=1e-8)).item(),
-        "slope": (covariance / truth.square().mean().clamp(min=1e-8)).item(),
-    }
-
-
-def read(network: LabelNetwork, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Motion (F, P) and attributes (F, A) that a network sees."""
-    parts = [network.read(part) for part in frames.split(32)]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+# --------------------------------------------------------------------------------------------------------- animation
 
 
 def evaluate_animation(
-    animator: LIAModel, network: LabelNetwork, judge: LabelNetwork, args: argparse.Namespace
-) -> tuple[dict, torch.Tensor]:
-    r"""Reconstruction, and transfer to another person, of unseen people and motions; and a picture of both."""
-    size, distance = animator.config.frame_size, LabelNetworkLoss(network)
-    results: dict[str, dict] = {}
-    readings: dict[str, list] = {"reconstruction": [], "transfer": []}
-    rows = []
-    for index in tqdm(range(args.num_people), desc="Animating", unit="clip"):
-        seed = FIRST_HELD_OUT_SEED + index
-        motion = sample_motion(seed, CLIP_FRAMES)
-        truth, keypoints = render(seed, motion, size)
-        other = render(FIRST_HELD_OUT_SEED + args.num_people + index, motion, size)[0]
-        copy = truth[:1].expand_as(truth)
-        shown = [truth]
-        for task, driving in (("reconstruction", truth), ("transfer", other)):
-            frames = animate(animator, truth[0], driving)
-            shown.append(frames)
-            readings[task].append((read(judge, frames)[0][1:], read(judge, truth)[0][1:]))
-            # The source itself is left out: its copy is perfect.
-            for name, candidate in ((task, frames), ("copy", copy)):
-                if name == "copy" and task == "transfer":
-                    continue
-                values = results.setdefault(name, {})
-                with torch.no_grad():
-                    measured = {"psnr": psnr(candidate[1:], truth[1:])}
-                    measured["distance"] = distance(candidate[1:], truth[1:]).item()
-                for region, groups in REGIONS.items():
-                    measured[region] = region_error(candidate[1:], truth[1:], keypoints[1:], groups)
-                for key, value in measured.items():
-                    values.setdefault(key, []).append(value)
-        if index < 4:
-            columns = torch.linspace(0, CLIP_FRAMES - 1, GRID_COLUMNS).long()
-            rows += [video[columns] for video in (shown[0], shown[1], other, shown[2])]
-    summary = {task: {key: float(np.mean(value)) for key, value in values.items()} for task, values in results.items()}
-    for task, pairs in readings.items():
-        found, truth = (torch.cat(part) for part in zip(*pairs))
-        summary[task]["motion"] = {
-            name: agreement(found[:, i], truth[:, i]) for i, name in enumerate(judge.config.motion_names)
+    pipeline: LIAPipeline, network: LabelNetwork, judge: LabelNetwork, args: argparse.Namespace
+) -> tuple[dict, list[Person], torch.Tensor]:
+    r"""Reconstruction and transfer to another person, the people, and a picture of both."""
+    people = [
+        Person(pipeline, index, args.num_people) for index in tqdm(range(args.num_people), "Animating", unit="clip")
+    ]
+    distance, names = LabelNetworkLoss(network), judge.config.motion_names
+    # The source itself is left out: its copy is perfect.
+    true_readings = torch.stack([read(judge, person.truth)[0][1:] for person in people])  # (V, F, P)
+    true_motion = torch.stack([person.motion[1:] for person in people])
+    results = {"judge": {name: agreement(true_readings[..., i], true_motion[..., i]) for i, name in enumerate(names)}}
+    for task in people[0].videos:
+        values, readings = [], []
+        for person in people:
+            frames = person.videos[task][1:]
+            values.append(measure(frames, person.truth[1:], person.keypoints[1:], distance))
+            readings.append(read(judge, frames)[0])
+        results[task] = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
+        found = torch.stack(readings)
+        results[task]["motion"] = {
+            name: agreement(found[..., i], true_readings[..., i]) for i, name in enumerate(names)
         }
-        for key in ("distance", *REGIONS):
-            summary[task][f"{key}_of_copy"] = summary[task][key] / summary["copy"][key]
-    return summary, frame_grid(rows)
+    return results, people, frame_grid([row for person in people[:NUM_SHOWN] for row in person.rows()])
 
 
 # -------------------------------------------------------------------------------------------------------- generation
 
 
-def kinds(attributes: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
-    r"""Which of several kinds a person is, such as the hair style, (F,) by name."""
-    groups: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        if "=" in name:
-            groups.setdefault(name.split("=")[0], []).append(index)
-    return {name: attributes[:, indices].argmax(dim=1) for name, indices in groups.items()}
+def seconds_of_command(model: str, source: torch.Tensor) -> float:
+    r"""How long a user waits for 64 frames from a picture, imports and loading included, on two threads."""
+    with tempfile.TemporaryDirectory() as folder:
+        image, video = Path(folder) / "photo.png", Path(folder) / "video.mp4"
+        video_io.write_image(image, source)
+        words = ["generate", "--model", model, "--image", str(image), "--output", str(video)]
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "leo_diffusers", *words, "--num-frames", str(CLIP_FRAMES)]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True)
+        return time.perf_counter() - start
 
 
-def same_person(judge: LabelNetwork, first: torch.Tensor, last: torch.Tensor) -> dict[str, float]:
-    r"""Share of people (N, 3, H, W) that look the same in two frames: kinds, and colours within 0.1 of [0, 1]."""
-    names = judge.config.attribute_names
-    before, after = read(judge, first)[1], read(judge, last)[1]
-    same = {name: (value == kinds(after, names)[name]).float() for name, value in kinds(before, names).items()}
-    for part in ("skin", "hair", "cloth"):
-        channels = [index for index, name in enumerate(names) if name.startswith(f"{part}.")]
-        same[part] = ((before - after)[:, channels].abs().amax(dim=1) < 0.1).float()
-    result = {name: value.mean().item() for name, value in same.items()}
-    return {"mean": float(np.mean(list(result.values()))), **result}
+def share_outside(codes: torch.Tensor, motion_codes: MotionCodes) -> float:
+    r"""Share of the numbers in codes (..., M) that lie outside the range of the training's."""
+    low, high = motion_codes.codes.amin(dim=0), motion_codes.codes.amax(dim=0)
+    return ((codes < low) | (codes > high)).float().mean().item()
 
 
-def data_codes(animator: LIAModel, args: argparse.Namespace) -> torch.Tensor:
-    r"""Codes of unseen people in unseen motions, (N, F, M)."""
-    codes = []
-    for index in tqdm(range(4 * args.num_videos), desc="Encoding", unit="clip"):
-        seed = FIRST_HELD_OUT_SEED + 10_000 + index
-        frames = render(seed, sample_motion(seed, CLIP_FRAMES), animator.config.frame_size)[0]
-        with torch.no_grad():
-            codes.append(torch.cat([animator.encode_motion(part) for part in frames.split(8)]))
-    return torch.stack(codes)
+def generate(
+    leo: LEOPipeline, people: list[Person], args: argparse.Namespace
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    r"""Image to video of everyone: codes (V, F, M), first and last frames (V, 3, H, W), and a picture."""
+    codes, first, last, rows = [], [], [], []
+    for index, person in enumerate(tqdm(people, "Generating", unit="video")):
+        generator = torch.Generator().manual_seed(index)
+        options = {"num_frames": CLIP_FRAMES, "num_inference_steps": args.num_inference_steps}
+        output = leo(person.source, generator=generator, output_type="pt", **options)
+        frames = output.frames[0] * 2 - 1
+        codes.append(output.motion_codes[0])
+        first.append(frames[0])
+        last.append(frames[-1])
+        if index < NUM_SHOWN:
+            rows.append(frames[torch.linspace(0, CLIP_FRAMES - 1, GRID_COLUMNS).long()])
+    return torch.stack(codes), torch.stack(first), torch.stack(last), frame_grid(rows)
 
 
-def spread(samples: torch.Tensor, data: torch.Tensor) -> dict[str, float]:
-    r"""Ratios of standard deviations per direction, of codes or of velocities (N, F, M): mean, lowest, highest."""
-    ratios = samples.flatten(0, 1).std(dim=0) / data.flatten(0, 1).std(dim=0).clamp(min=1e-8)
-    return {"mean": ratios.mean().item(), "lowest": ratios.min().item(), "highest": ratios.max().item()}
+def generate_endless(
+    infinite: LEOInfinitePipeline, leo: LEOPipeline, people: list[Person], args: argparse.Namespace
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Endless video of everyone: codes (V, F, M), and the last frame of each (V, 3, H, W)."""
+    codes, last = [], []
+    transition = "none" if infinite.transition_unet is None else "diffusion"
+    for index, person in enumerate(tqdm(people, "Endless", unit="video")):
+        generator = torch.Generator().manual_seed(index)
+        stream = infinite.stream(
+            person.source,
+            args.endless_frames,
+            args.num_inference_steps,
+            transition,
+            generator=generator,
+            output_type="latent",
+        )
+        codes.append(torch.stack(list(stream)))
+        last.append(leo(person.source, motion_codes=codes[-1][-1:], output_type="pt").frames[0, 0] * 2 - 1)
+    return torch.stack(codes), torch.stack(last)
 
 
 def evaluate_generation(
-    model: str, judge: LabelNetwork, args: argparse.Namespace
+    infinite: LEOInfinitePipeline, people: list[Person], judge: LabelNetwork, args: argparse.Namespace
 ) -> tuple[dict, dict[str, torch.Tensor]]:
-    r"""Image to video, endless video and video from nothing; and pictures of them."""
-    results, pictures = {}, {}
-    start = time.perf_counter()
-    leo = LEOPipeline.from_pretrained(model, dtype=torch.float32)
-    leo.set_progress_bar_config(disable=True)
-    size = leo.animator.config.frame_size
-    sources = [
-        render(FIRST_HELD_OUT_SEED + i, sample_motion(FIRST_HELD_OUT_SEED + i, 1), size)[0][0]
-        for i in range(args.num_videos)
-    ]
-    leo(sources[0], num_frames=CLIP_FRAMES, generator=torch.Generator().manual_seed(0))
-    results["seconds"] = time.perf_counter() - start
+    r"""Image to video, endless video and people from nothing; and pictures of them."""
+    leo = LEOPipeline.from_pipe(infinite)
+    for pipeline in (leo, infinite):
+        pipeline.set_progress_bar_config(disable=True)
+    names = judge.config.attribute_names
+    results = {"seconds": seconds_of_command(args.model, people[0].source)}
+    codes, first, last, picture = generate(leo, people, args)
+    pictures = {"generated": picture}
+    data = torch.stack([person.codes for person in people])
+    true_last = torch.stack([person.truth[-1] for person in people])
+    seen = read(judge, first)[1]
+    results["identity"] = same_kinds(seen, read(judge, last)[1], names)
+    results["identity_of_true_clips"] = same_kinds(seen, read(judge, true_last)[1], names)
+    # What the source's own code brings is no merit of the motion model.
+    results["motion"] = motion_statistics(codes - codes[:, :1], data - data[:, :1])
+    results["velocity"] = motion_statistics(codes.diff(dim=1), data.diff(dim=1))
 
-    data = data_codes(leo.animator, args)
-    first, last, codes = [], [], []
-    for index, source in enumerate(tqdm(sources, desc="Image to video", unit="video")):
-        generator = torch.Generator().manual_seed(index)
-        output = leo(source, num_frames=CLIP_FRAMES, generator=generator, output_type="pt")
-        frames = output.frames[0] * 2 - 1
-        first.append(frames[0])
-        last.append(frames[-1])
-        codes.append(output.motion_codes[0])
-        if index < 6:
-            columns = torch.linspace(0, CLIP_FRAMES - 1, GRID_COLUMNS).long()
-            pictures.setdefault("generated", []).append(frames[columns])
-    pictures["generated"] = frame_grid(pictures["generated"])
-    codes = torch.stack(codes)
-    results["identity"] = same_person(judge, torch.stack(first), torch.stack(last))
-    results["code_spread"] = spread(codes, data)
-    results["velocity_spread"] = spread(codes.diff(dim=1), data.diff(dim=1))
+    endless_codes, endless_last = generate_endless(infinite, leo, people, args)
+    results["endless"] = {
+        "frames": args.endless_frames,
+        "transitions": infinite.transition_unet is not None,
+        "identity": same_kinds(seen, read(judge, endless_last)[1], names),
+    }
+    if args.motion_codes_dir is not None:
+        motion_codes = MotionCodes.load(args.motion_codes_dir)
+        results["endless"]["outside"] = share_outside(endless_codes, motion_codes)
+        results["endless"]["outside_of_true_clips"] = share_outside(data, motion_codes)
 
     if leo.motion_prior is not None and leo.first_frame_unet is not None:
         output = leo(
-            num_videos_per_prompt=64, num_frames=2, generator=torch.Generator().manual_seed(0), output_type="pt"
-        )
-        frames = output.frames[:, 0] * 2 - 1
-        pictures["first_frames"] = frame_grid(list(frames.split(16)))
-        results["start_codes"] = code_statistics(output.motion_codes[:, 0], data.flatten(0, 1))
-    infinite = LEOInfinitePipeline.from_pipe(leo)
-    infinite.set_progress_bar_config(disable=True)
-    low, high = data.flatten(0, 1).amin(dim=0), data.flatten(0, 1).amax(dim=0)
-    outside, ends = [], []
-    for index in tqdm(range(min(NUM_ENDLESS, args.num_videos)), desc="Endless", unit="video"):
-        output = infinite(
-            sources[index],
-            num_frames=args.endless_frames,
-            transition="diffusion" if infinite.transition_unet is not None else "none",
-            generator=torch.Generator().manual_seed(index),
+            num_videos_per_prompt=args.num_first_frames,
+            num_frames=2,
+            num_inference_steps=args.num_inference_steps,
+            generator=torch.Generator().manual_seed(0),
             output_type="pt",
         )
-        found = output.motion_codes[0]
-        outside.append(((found < low) | (found > high)).float().mean().item())
-        ends.append((output.frames[0][0] * 2 - 1, output.frames[0][-1] * 2 - 1))
-    results["endless"] = {"codes_outside_of_the_data": float(np.mean(outside))}
-    results["endless"]["identity"] = same_person(judge, *(torch.stack(part) for part in zip(*ends)))
+        frames = output.frames[:, 0] * 2 - 1
+        columns = min(16, args.num_first_frames)
+        pictures["first_frames"] = frame_grid([row for row in frames.split(columns) if len(row) == columns])
+        results["start_codes"] = code_statistics(output.motion_codes[:, 0], data.flatten(0, 1))
     return results, pictures
 
 
@@ -257,51 +263,66 @@ def evaluate_generation(
 
 def table_rows(results: dict) -> list[tuple[str, str]]:
     r"""Measure and value of each row, from what was measured."""
-    rows = []
-    copy = results["copy"]
-    for task in ("reconstruction", "transfer"):
+    rows, copy = [], results["copy"]
+    titles = {"reconstruction": "in their own motion", "transfer": "driven by another person"}
+    for task, title in titles.items():
         values = results[task]
-        title = "the same person" if task == "reconstruction" else "driven by another person"
-        rows.append((f"{title}: PSNR", f"{values['psnr']:.1f} dB (copying the source: {copy['psnr']:.1f})"))
-        parts = ", ".join(f"{name} {values[f'{name}_of_copy']:.2f}" for name in ("distance", *REGIONS))
-        rows.append((f"{title}: perceptual distance, errors at mouth and eyes, as shares of copying", parts))
-        motion = ", ".join(
-            f"{name} {value['correlation']:.2f} ({value['slope']:.2f})" for name, value in values["motion"].items()
-        )
-        rows.append((f"{title}: motion read off, correlation with the truth (slope)", motion))
+        rows.append((f"{title}: PSNR", f"{values['psnr']:.1f} dB (the source, copied: {copy['psnr']:.1f})"))
+        shares = ", ".join(f"{name} {values[name] / copy[name]:.2f}" for name in ("distance", *REGIONS))
+        rows.append((f"{title}: perceptual distance, L1 at mouth and eyes, as shares of the copy's", shares))
+        rows.append((f"{title}: motion, correlation with the truth (slope)", motion_text(values["motion"])))
+    rows.append(("the judge on true frames, against the renderer's numbers", motion_text(results["judge"])))
     if "identity" not in results:
         return rows
-    endless = results["endless"]
-    for title, key in (("codes", "code_spread"), ("velocities", "velocity_spread")):
+    for title, key in (("motion", "motion"), ("velocities", "velocity")):
         value = results[key]
-        text = f"{value['mean']:.2f}, by direction {value['lowest']:.2f} to {value['highest']:.2f}"
-        rows.append((f"generated {title}: spread against the data", text))
-    rows.append(("the same person in the first and the 64th frame", f"{results['identity']['mean']:.1%}"))
-    rows.append(("the same person in the first and the last endless frame", f"{endless['identity']['mean']:.1%}"))
-    rows.append(("endless video: codes outside the range of the data", f"{endless['codes_outside_of_the_data']:.2%}"))
-    rows.append(("64 frames from a picture, model load included", f"{results['seconds']:.1f} s"))
+        text = f"{value['spread']:.2f} (by direction {value['spread_min']:.2f} to {value['spread_max']:.2f})"
+        rows.append((f"generated {title}: spread against true clips of the same people", text))
+    endless, true_share = results["endless"], results["identity_of_true_clips"]["mean"]
+    same = f"{results['identity']['mean']:.1%} (true clips: {true_share:.1%})"
+    rows.append((f"same attributes in the first and the {CLIP_FRAMES}th frame", same))
+    rows.append((f"same attributes after {endless['frames']} frames", f"{endless['identity']['mean']:.1%}"))
+    if "outside" in endless:
+        outside = f"{endless['outside']:.2%} (true clips: {endless['outside_of_true_clips']:.2%})"
+        rows.append((f"codes outside the training's range over {endless['frames']} frames", outside))
+    rows.append(("`leo-diffusers generate`, 64 frames, two threads", f"{results['seconds']:.1f} s"))
     return rows
+
+
+def motion_text(motion: dict[str, dict[str, float]]) -> str:
+    return ", ".join(f"{name} {value['correlation']:.2f} ({value['slope']:.2f})" for name, value in motion.items())
 
 
 # -------------------------------------------------------------------------------------------------------------- main
 
 
+def save(folder: Path, results: dict, pictures: dict[str, torch.Tensor]) -> None:
+    r"""Writes what is measured so far."""
+    for name, picture in pictures.items():
+        video_io.write_image(folder / f"{name}.png", picture)
+    lines = ["| measure | value |\n| --- | --- |\n", *(f"| {name} | {text} |\n" for name, text in table_rows(results))]
+    for name, text in {"results.json": json.dumps(results, indent=1), "table.md": "".join(lines)}.items():
+        partial = folder / f".{name}.partial"
+        partial.write_text(text)
+        partial.replace(folder / name)
+
+
 def main(args: argparse.Namespace) -> None:
     check_arguments(args)
+    network, judge = load_label_network(args.label_network), load_label_network(args.judge)
+    pipeline = DiffusionPipeline.from_pretrained(args.model, dtype=torch.float32)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    network, judge = (LabelNetwork.from_pretrained(name).eval() for name in (args.label_network, args.judge))
-    animator = LIAPipeline.from_pretrained(args.model, dtype=torch.float32).animator
-    results, picture = evaluate_animation(animator, network, judge, args)
-    video_io.write_image(args.output_dir / "animated.png", picture)
-    if not args.animator_only:
-        generated, pictures = evaluate_generation(args.model, judge, args)
+    lia = LIAPipeline.from_pipe(pipeline)
+    lia.set_progress_bar_config(disable=True)
+    results, people, picture = evaluate_animation(lia, network, judge, args)
+    save(args.output_dir, results, {"animated": picture})
+    if getattr(pipeline, "motion_unet", None) is None:
+        print(f"{args.model} has no motion_unet: only its animator was measured.")
+    else:
+        generated, pictures = evaluate_generation(LEOInfinitePipeline.from_pipe(pipeline), people, judge, args)
         results |= generated
-        for name, picture in pictures.items():
-            video_io.write_image(args.output_dir / f"{name}.png", picture)
-    (args.output_dir / "results.json").write_text(json.dumps(results, indent=1))
-    lines = [f"| {name} | {value} |\n" for name, value in table_rows(results)]
-    (args.output_dir / "table.md").write_text("".join(["| measure | value |\n| --- | --- |\n", *lines]))
-    print("".join(lines))
+        save(args.output_dir, results, pictures)
+    print((args.output_dir / "table.md").read_text())
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def write_clip(path: Path, identity_seed: int, motion_seed: int, num_frames: int
             writer.write(video_io.to_frame(frame))
 
 
-def check_settings(path: Path, motion_seed: int, num_frames: int, size: int) -> None:
+def check_settings(path: Path, identity_seed: int, motion_seed: int, num_frames: int, size: int) -> None:
     r"""Refuses a clip that `write_clip` would not write: it would go unnoticed among the others."""
     labels = FrameLabels.load(FrameLabels.path_of(path))
     found = labels.motion_id, len(labels.motion), video_io.VideoReader(path).source_height
@@ -82,6 +82,9 @@ def check_settings(path: Path, motion_seed: int, num_frames: int, size: int) -> 
             f"{path} was rendered with other settings (motion {found[0]}, {found[1]} frames, {found[2]} pixels): "
             "repeat those, or name another --output_dir."
         )
+    keypoints = label_clip(render_clip(identity_seed, motion_seed, 1, size)).keypoints[0]
+    if keypoints.shape != labels.keypoints[0].shape or abs(keypoints - labels.keypoints[0]).max() > 1e-3:
+        raise ValueError(f"{path} was rendered by another version of leo_diffusers: name another --output_dir.")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -95,8 +98,13 @@ def main(args: argparse.Namespace) -> None:
         is_rendered = path.is_file() and FrameLabels.path_of(path).is_file()
         (clips if is_rendered else tasks).append((path, identity_seed, motion_seed, args.num_frames, args.size))
     if clips:
-        path, _, *settings = clips[-1]  # the first would not tell --people_per_motion
-        check_settings(path, *settings)
+        check_settings(*clips[-1])  # the first would not tell --people_per_motion
+    others = set(args.output_dir.glob("*.mp4")) - {task[0] for task in clips + tasks}
+    if others:
+        raise ValueError(
+            f"{min(others)} is none of the {args.num_clips} clips that are asked for, and would be trained on too: "
+            "delete it, or name another --output_dir."
+        )
     with ProcessPoolExecutor(args.num_workers, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(write_clip, *task) for task in tasks]
         try:

@@ -5,13 +5,14 @@ scripts beside this one.
 
     python examples/train_demo_model.py --output_dir outputs/demo-model
 
-Hours on two CPU cores. --smoke goes through all stages in minutes, for a model that shows nothing. A run that was
-stopped goes on where it was. --package puts the result where `pip install` takes it from.
+Hours on two CPU cores, 10 GB of memory, 1 GB of disk. --smoke goes through all stages in minutes, for a model that
+shows nothing. A run that was stopped goes on where it was. --package embeds the result.
 """
 
 import argparse
 import json
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -21,14 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
-from leo_diffusers import DEMO_MODEL, assemble_pipeline
+from leo_diffusers import assemble_pipeline
 from leo_diffusers.command_line import OneLineParser, run_script
-from leo_diffusers.model_card import FROM_NOTHING_USAGE, write_model_card
+from leo_diffusers.model_card import EMBEDDED_USAGE, write_model_card
+from leo_diffusers.pipelines.components import cast_weights
 from leo_diffusers.training.checkpoints import save_atomically
 
 
-EXAMPLES = Path(__file__).parent
+EXAMPLES = Path(__file__).resolve().parent
+PACKAGED = EXAMPLES.parent / "leo_diffusers" / "demo_model"  # of this clone, which may not be what is installed
+LARGEST_FILE, LARGEST_MODEL = 16e6, 40e6  # bytes of what may be embedded
 SHARED = "--mixed_precision bf16 --report_to none --checkpoints_total_limit 1 --lr_scheduler cosine"
 
 LABEL_NETWORK = "--train_data_dir {clips} --lr_warmup_steps 100 --max_grad_norm 1 --cache_gigabytes 9 " + SHARED
@@ -41,18 +46,18 @@ ANIMATOR = (
     "--validation_fraction 0.1 --cache_gigabytes 9 " + SHARED
 )
 DIFFUSION = (
-    "--pretrained_model_name_or_path {animator} --motion_codes_dir {codes} --beta_schedule squaredcos_cap_v2 "
-    "--lr_warmup_steps 100 --max_grad_norm 1 --use_ema " + SHARED
+    "--pretrained_model_name_or_path {animator} --motion_codes_dir {codes} --prediction_type sample "
+    "--lr_warmup_steps 100 --max_grad_norm 1 --use_ema --ema_decay 0.999 " + SHARED
 )
 MOTION = (
-    "--block_out_channels 96 128 192 --layers_per_block 1 --attention_levels 1 2 --train_batch_size 32 "
-    "--learning_rate 1e-3 --ema_decay 0.999 --prediction_type sample " + DIFFUSION
+    "--block_out_channels 64 128 160 --layers_per_block 1 --attention_levels 1 2 --train_batch_size 32 "
+    "--learning_rate 1e-3 --beta_schedule squaredcos_cap_v2 " + DIFFUSION
 )
-PRIOR = "--train_batch_size 256 --learning_rate 5e-4 --ema_decay 0.999 --prediction_type sample " + DIFFUSION
+PRIOR = "--hidden_dim 256 --train_batch_size 256 --learning_rate 5e-4 --beta_schedule squaredcos_cap_v2 " + DIFFUSION
 FIRST_FRAME = (
-    "--train_data_dir {clips} --patch_size 8 --block_out_channels 160 256 320 --layers_per_block 1 "
-    "--train_batch_size 16 --learning_rate 5e-4 --ema_decay 0.999 --prediction_type sample --cache_gigabytes 9 "
-) + DIFFUSION
+    "--train_data_dir {clips} --patch_size 4 --block_out_channels 64 128 192 --layers_per_block 1 "
+    "--train_batch_size 16 --learning_rate 5e-4 --cache_gigabytes 9 " + DIFFUSION
+)
 
 
 @dataclass(frozen=True)
@@ -76,23 +81,57 @@ class Stage:
     smoke: str = ""
     seed: int = 0
 
-    def command(self, folder: Path, is_smoke: bool, seed: int) -> list[str]:
-        r"""The words of its command."""
+    def command(self, folder: Path, args: argparse.Namespace) -> list[str]:
+        r"""The words of its command, for networks below `folder`."""
         folders = {name: folder / name for name in (*(stage.output for stage in TRAINING), "demo_model")}
-        words = [word.format_map(folders) for word in f"{self.arguments} {self.smoke if is_smoke else ''}".split()]
+        words = [str(EXAMPLES / self.script)]
+        words += [word.format_map(folders) for word in f"{self.arguments} {self.smoke if args.smoke else ''}".split()]
         if self.steps:
-            steps = SMOKE_STEPS if is_smoke else self.steps
+            steps = SMOKE_STEPS if args.smoke else self.steps
             interval = min(steps, 1000)
             words += (
                 f"--max_train_steps {steps} --checkpointing_steps {interval} --validation_steps {interval}".split()
             )
-            words += f"--resume_from_checkpoint latest --seed {seed + self.seed}".split()
-        return [sys.executable, str(EXAMPLES / self.script), *words, "--output_dir", str(folder / self.output)]
+            words += f"--resume_from_checkpoint latest --seed {args.seed + self.seed}".split()
+        return [*words, "--output_dir", str(folder / self.output)]
 
-    def is_done(self, folder: Path, is_smoke: bool) -> bool:
-        r"""Whether its last checkpoint, or the mark of a stage that has none, is there."""
-        steps = SMOKE_STEPS if is_smoke else self.steps
-        return (folder / self.output / (f"checkpoint-{steps}" if self.steps else ".done")).exists()
+    def shown(self, args: argparse.Namespace) -> str:
+        r"""Its command as a user would write it."""
+        words = self.command(Path("outputs"), args)
+        return shlex.join(["python", f"examples/{self.script}", *words[1:]])
+
+
+class Record:
+    r"""
+    What made the output of a stage, kept beside it as stage.json.
+
+    Args:
+        stage (`Stage`): The stage.
+        args (`argparse.Namespace`): Of the run.
+
+    Raises:
+        ValueError: Where something else made it: then nothing of it may be used.
+    """
+
+    def __init__(self, stage: Stage, args: argparse.Namespace):
+        self.path = args.output_dir / stage.output / "stage.json"
+        self.values = {"command": stage.shown(args), "is_done": False, "minutes": 0.0, "machine": describe_machine()}
+        if self.path.is_file():
+            found = json.loads(self.path.read_text())
+            if found["command"] != self.values["command"]:
+                raise ValueError(
+                    f"{self.path.parent} was made by another command ({found['command']}): delete it and what was "
+                    "made from it, or name another --output_dir."
+                )
+            self.values = found
+
+    def save(self, is_done: bool, minutes: float) -> None:
+        r"""Counts the time that was spent, and whether the stage is through."""
+        self.values |= {"is_done": is_done, "minutes": self.values["minutes"] + minutes}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.values, indent=1))
+        partial.replace(self.path)
 
 
 SMOKE_STEPS = 4
@@ -114,7 +153,7 @@ TRAINING = (
     Stage("leo", "train_lmdm.py", MOTION, 10_000, SMOKE_SAMPLES),
     Stage("transition", "train_lmdm.py", "--condition start_end --sequence_length 32 " + MOTION, 6000, SMOKE_SAMPLES),
     Stage("prior", "train_motion_prior.py", PRIOR, 6000, SMOKE_SAMPLES),
-    Stage("first-frame", "train_first_frame.py", FIRST_FRAME, 60_000, f"--train_batch_size 2 {SMOKE_SAMPLES}"),
+    Stage("first-frame", "train_first_frame.py", FIRST_FRAME, 40_000, f"--train_batch_size 2 {SMOKE_SAMPLES}"),
     # Of another shape, on another seed, and used to softer frames: what judges must not have taught.
     Stage(
         "judge",
@@ -128,8 +167,8 @@ TRAINING = (
 EVALUATION = Stage(
     "evaluation",
     "evaluate_demo_model.py",
-    "--model {demo_model} --label_network {label-network} --judge {judge}",
-    smoke="--num_people 2 --num_videos 2 --endless_frames 96",
+    "--model {demo_model} --label_network {label-network} --judge {judge} --motion_codes_dir {codes}",
+    smoke="--num_people 2 --num_first_frames 2 --endless_frames 96 --num_inference_steps 2",
 )
 
 DESCRIPTION = """\
@@ -140,18 +179,24 @@ nothing on clips that leo_diffusers renders itself; nobody's face was used.
 
 ## Training
 
-On {machine}, in {hours:.1f} hours:
+In {hours:.1f} hours on {machine}, by
+
+```bash
+python examples/train_demo_model.py --seed {seed} --output_dir outputs
+```
+
+which runs
 
 ```bash
 {commands}
 ```
 
-Beyond the papers' recipe, by labels that the renderer knows: the perceptual loss is the distance in the features of a
-small network that was trained to read labels off frames (`--perceptual_loss labels`, in place of VGG19); the flow is
-pulled to the keypoints' at first (`--keypoint_weight`); a linear map must read the motion off the motion code
-(`--motion_weight`); errors at mouth and eyes count more (`--region_weight`); half of the pairs are driven by another
-person in the same motion (`--cross_identity`). The generator may in-paint colours (`--inpaint_rgb`). There is no
-discriminator.
+and casts the networks to half precision. Beyond the papers' recipe, by labels that the renderer knows: the perceptual
+loss is the distance in the features of a small network that was trained to read labels off frames
+(`--perceptual_loss labels`, in place of VGG19); the flow is pulled to the keypoints', less and less
+(`--keypoint_weight`); a linear map must read the motion off the motion code (`--motion_weight`); errors at mouth and
+eyes count more (`--region_weight`); half of the pairs are driven by another person in the same motion
+(`--cross_identity`). The generator may in-paint colours (`--inpaint_rgb`). There is no discriminator.
 
 {curves}
 
@@ -163,60 +208,72 @@ On people and motions that no training saw, by examples/evaluate_demo_model.py:
 
 ## Limits
 
-It animates faces of its own kind only: photos of people come out distorted. People whose eyes or mouth are closed in
-the picture get the colours of others when these open.
+It animates faces of its own kind only: photos of people come out distorted.
 """
 
 
-def run_stage(stage: Stage, args: argparse.Namespace) -> None:
-    r"""Runs a script of this folder to its end; its own message says what went wrong."""
-    command = stage.command(args.output_dir, args.smoke, args.seed)
-    print(f"\n$ {shlex.join(command)}", flush=True)
-    start = time.monotonic()
-    if subprocess.run(command).returncode != 0:
-        raise ValueError(f"{stage.script} failed; its message is above. Run this command again to go on.")
-    if not stage.steps:
-        (args.output_dir / stage.output / ".done").touch()
-    with (args.output_dir / "minutes.jsonl").open("a") as file:
-        file.write(json.dumps({"stage": stage.output, "minutes": (time.monotonic() - start) / 60}) + "\n")
+def describe_machine() -> str:
+    r"""What the training runs on."""
+    if torch.cuda.is_available():
+        return f"one {torch.cuda.get_device_name()}"
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.is_file() else []
+    name = names[0].split(":")[1].strip() if names else platform.machine()
+    return f"{os.cpu_count()} CPU cores ({name})"
+
+
+def run_stages(args: argparse.Namespace, stages: tuple[Stage, ...]) -> None:
+    r"""Runs what is not done yet, in order; a script's own message says what went wrong."""
+    records = [Record(stage, args) for stage in stages]
+    for index, (stage, record) in enumerate(zip(stages, records)):
+        if record.values["is_done"]:
+            continue
+        for later in records[index + 1 :]:
+            if later.values["is_done"]:
+                raise ValueError(f"{later.path.parent} was made before {stage.output} is done: delete it.")
+        command = [sys.executable, *stage.command(args.output_dir, args)]
+        print(f"\n$ {shlex.join(command)}", flush=True)
+        record.save(is_done=False, minutes=0)
+        start, has_ended = time.monotonic(), False
+        try:
+            has_ended = subprocess.run(command).returncode == 0
+        finally:
+            record.save(has_ended, (time.monotonic() - start) / 60)
+        if not has_ended:
+            raise ValueError(f"{stage.script} failed; its message is above. Run this command again to go on.")
 
 
 def assemble(args: argparse.Namespace) -> None:
     r"""Puts the networks together, in half precision."""
     parts = [args.output_dir / name for name in ("transition", "prior", "first-frame")]
-    pipeline = assemble_pipeline(args.output_dir / "leo", parts).to(torch.float16)
+    pipeline = assemble_pipeline(args.output_dir / "leo", parts)
+    cast_weights(pipeline, torch.float16)
 
     def save(folder: str) -> None:
         pipeline.save_pretrained(folder)
         # Where the parts lay on this disk is nobody's business.
         for config in Path(folder).rglob("*.json"):
             values = json.loads(config.read_text())
-            if isinstance(values, dict) and values.pop("_name_or_path", None) is not None:
+            if values.pop("_name_or_path", None) is not None:
                 config.write_text(json.dumps(values, indent=2) + "\n")
 
     save_atomically(save, args.output_dir / "demo_model")
 
 
-def describe_machine() -> str:
-    r"""What the training ran on."""
-    if torch.cuda.is_available():
-        return f"one {torch.cuda.get_device_name()}"
-    return f"{os.cpu_count()} CPU cores"
-
-
 def draw_curves(args: argparse.Namespace, path: Path) -> None:
     r"""The losses of every training as one picture."""
-    from matplotlib import pyplot
-
     stages = [stage for stage in TRAINING if stage.steps]
-    figure, axes = pyplot.subplots(2, -(-len(stages) // 2), figsize=(16, 6), layout="constrained")
+    figure = Figure(figsize=(16, 6), layout="constrained")
+    axes = figure.subplots(2, -(-len(stages) // 2), squeeze=False)
     for stage, axis in zip(stages, axes.flat):
-        lines = [json.loads(line) for line in (args.output_dir / stage.output / "losses.jsonl").open()]
+        lines = [
+            json.loads(line) for line in (args.output_dir / stage.output / "losses.jsonl").read_text().splitlines()
+        ]
         width = max(1, len(lines) // 100)
-        for name in lines[-1].keys() - {"step", "lr"}:
-            values = [line.get(name, float("nan")) for line in lines]
-            means = [sum(values[i : i + width]) / len(values[i : i + width]) for i in range(0, len(values), width)]
-            axis.semilogy([lines[i]["step"] for i in range(0, len(lines), width)], means, label=name)
+        parts = [lines[start : start + width] for start in range(0, len(lines), width)]
+        for name in dict.fromkeys(name for line in lines for name in line if name not in ("step", "lr")):
+            means = [sum(line.get(name, 0.0) for line in part) / len(part) for part in parts]
+            axis.semilogy([part[0]["step"] for part in parts], means, label=name)
         axis.set_title(stage.output)
         axis.legend(fontsize=7)
     figure.savefig(path, dpi=60)
@@ -224,43 +281,58 @@ def draw_curves(args: argparse.Namespace, path: Path) -> None:
 
 def write_card(args: argparse.Namespace) -> None:
     r"""The model card: how the model was made, and how good it is."""
-    folder = args.output_dir / "demo_model"
-    commands = [shlex.join(stage.command(Path("outputs"), args.smoke, args.seed)[1:]) for stage in TRAINING]
-    commands = [f"python {command.replace(str(EXAMPLES), 'examples')}" for command in commands]
-    minutes = [json.loads(line)["minutes"] for line in (args.output_dir / "minutes.jsonl").open()]
+    folder, evaluation = args.output_dir / "demo_model", args.output_dir / "evaluation"
+    records = [Record(stage, args).values for stage in TRAINING]
     draw_curves(args, folder / "curves.png")
-    shutil.copy(args.output_dir / "evaluation" / "generated.png", folder / "generated.png")
+    shutil.copy(evaluation / "generated.png", folder / "generated.png")
     write_model_card(
         folder,
         title="The embedded model of leo_diffusers",
         description=DESCRIPTION.format(
             samples="![videos that it generated](generated.png)",
-            machine=describe_machine(),
-            hours=sum(minutes) / 60,
-            commands="\n".join(commands),
+            machine=" and ".join(dict.fromkeys(record["machine"] for record in records)),
+            hours=sum(record["minutes"] for record in records) / 60,
+            seed=args.seed,
+            commands="\n".join(stage.shown(args) for stage in (*TRAINING, EVALUATION)),
             curves="![losses](curves.png)",
-            table=(args.output_dir / "evaluation" / "table.md").read_text(),
+            table=(evaluation / "table.md").read_text(),
         ),
-        usage=FROM_NOTHING_USAGE.format(name="demo_model"),
+        usage=EMBEDDED_USAGE,
         license="apache-2.0",
         tags=["unconditional-video-generation", "image-to-video"],
     )
 
 
+def package(model: Path) -> None:
+    r"""Puts a model in the place of the embedded one, whole."""
+    sizes = {path: path.stat().st_size for path in model.rglob("*") if path.is_file()}
+    too_large = [path.name for path, size in sizes.items() if size > LARGEST_FILE]
+    if too_large or sum(sizes.values()) > LARGEST_MODEL:
+        raise ValueError(
+            f"{model} is too large to be embedded: {sum(sizes.values()):,} bytes, {too_large or 'in all'}."
+        )
+    new = PACKAGED.with_name(".demo_model.new")
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(model, new)
+    shutil.rmtree(PACKAGED, ignore_errors=True)
+    new.replace(PACKAGED)
+    print(f"Wrote {PACKAGED}.")
+
+
 def main(args: argparse.Namespace) -> None:
     if args.smoke and args.package:
         raise ValueError("--package cannot go with --smoke: what that trains shows nothing.")
+    if args.package and not os.access(PACKAGED.parent, os.W_OK):
+        raise PermissionError(f"{PACKAGED.parent} cannot be written to, as --package would.")
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    for stage in TRAINING:
-        if not stage.is_done(args.output_dir, args.smoke):
-            run_stage(stage, args)
+    run_stages(args, TRAINING)
     assemble(args)
-    run_stage(EVALUATION, args)
+    run_stages(args, (EVALUATION,))
     write_card(args)
-    folder = args.output_dir / "demo_model"
+    model = args.output_dir / "demo_model"
     if args.package:
-        shutil.copytree(folder, DEMO_MODEL, dirs_exist_ok=True)
-    print(f"\nWrote {folder}. Look: leo-diffusers demo --model {folder} --output {args.output_dir / 'videos'}")
+        package(model)
+    print(f"\nWrote {model}. Look: leo-diffusers demo --model {model} --output {args.output_dir / 'videos'}")
 
 
 def build_parser() -> argparse.ArgumentParser:

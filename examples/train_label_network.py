@@ -115,11 +115,11 @@ def soften(frames: torch.Tensor, share: float) -> torch.Tensor:
         return frames
     smaller = round(size / float(torch.empty(()).uniform_(1, 3)))
     soft = F.interpolate(frames[:count], (smaller, smaller), mode="bilinear", antialias=True)
-    return torch.cat([F.interpolate(soft, (size, size), mode="bicubic"), frames[count:]])
+    return torch.cat([F.interpolate(soft, (size, size), mode="bicubic").clamp(-1, 1), frames[count:]])
 
 
 def label_losses(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    r"""Mean-squared error of the standardised labels, L1 of the keypoints."""
+    r"""Smooth L1 of the standardised labels, L1 of the keypoints."""
     labels, keypoints = network(batch["frame"])
     losses = {"labels": F.smooth_l1_loss(labels, batch["labels"])}
     if keypoints is not None:
@@ -191,11 +191,7 @@ def main(args: argparse.Namespace) -> None:
             losses = label_losses(network, batch)
             run.record(losses)
             accelerator.backward(losses["labels"] + KEYPOINT_WEIGHT * losses.get("keypoints", 0))
-            if args.max_grad_norm is not None and accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(network.parameters(), args.max_grad_norm)
-            optimizer.step()
-            lr_scheduler.step()
-            optimizer.zero_grad()
+            run.update((network, optimizer, lr_scheduler))
         if not accelerator.sync_gradients:
             continue
         run.finish_step(lr=lr_scheduler.get_last_lr()[0])

@@ -149,8 +149,9 @@ def check_arguments(args: argparse.Namespace) -> None:
 def check_label_arguments(args: argparse.Namespace) -> None:
     if min(args.keypoint_weight, args.motion_weight, args.region_weight) < 0 or args.keypoint_steps < 1:
         raise ValueError(
-            "--keypoint_weight, --motion_weight and --region_weight must not be negative, nor may "
-            f"--keypoint_steps be below 1, got {args.keypoint_steps}."
+            "--keypoint_weight, --motion_weight and --region_weight must not be negative, nor may --keypoint_steps be "
+            f"below 1, got {args.keypoint_weight}, {args.motion_weight}, {args.region_weight} and "
+            f"{args.keypoint_steps}."
         )
     if not 0 <= args.cross_identity <= 1:
         raise ValueError(f"--cross_identity must be between 0 and 1, got {args.cross_identity}.")
@@ -158,6 +159,8 @@ def check_label_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--perceptual_loss labels and --label_network go together: give both or neither.")
     if args.label_network is not None and not args.label_network.is_dir():
         raise FileNotFoundError(f"There is no folder {args.label_network} for --label_network.")
+    if args.keypoint_weight == 0 and args.keypoint_steps != build_parser().get_default("keypoint_steps"):
+        raise ValueError("--keypoint_steps has no effect at --keypoint_weight 0: raise that too.")
     if args.region_weight == 1 and args.regions != build_parser().get_default("regions"):
         raise ValueError("--regions has no effect at --region_weight 1: raise that too.")
     if needs_labels(args) and not args.no_horizontal_flip:
@@ -300,9 +303,8 @@ def label_losses(
     return losses
 
 
-def train_step(
-    accelerator: Accelerator, networks: Networks, batch: dict[str, torch.Tensor], step: int, args: argparse.Namespace
-) -> dict[str, torch.Tensor]:
+def train_step(run: TrainingRun, networks: Networks, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    accelerator, args = run.accelerator, run.args
     target = batch["target_frame"]
     output = networks["animator"](batch["source_frame"], batch["driving_frame"])
     frame = output.sample
@@ -316,15 +318,10 @@ def train_step(
     losses = reconstruction_losses(frame, target, networks.perceptual_loss, critic, weight)
     weights = {"l1": 1.0, "perceptual": args.perceptual_weight, "adversarial": args.gan_weight}
     total = sum(weights[name] * loss for name, loss in losses.items())  # LIA Eq. 10
-    extra = label_losses(networks, output, batch, step, args)
+    extra = label_losses(networks, output, batch, run.step, args)
     accelerator.backward(sum(extra.values(), total))
     # All after all gradients: in float16 they share one scale, which a step may change.
-    for model, optimizer, lr_scheduler in networks.trained.values():
-        if args.max_grad_norm is not None and accelerator.sync_gradients:
-            accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-        optimizer.step()
-        lr_scheduler.step()
-        optimizer.zero_grad()
+    run.update(*networks.trained.values())
     return losses | values | extra
 
 
@@ -423,7 +420,7 @@ def main(args: argparse.Namespace) -> None:
     models = [model for model, _, _ in networks.trained.values()]
     for batch in run.dataloader(pairs):
         with accelerator.accumulate(*models):
-            run.record(train_step(accelerator, networks, batch, run.step, args))
+            run.record(train_step(run, networks, batch))
         if not accelerator.sync_gradients:
             continue
         run.finish_step(lr=networks.trained["animator"][2].get_last_lr()[0])

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from . import video_io
 from .lia_checkpoint import load_lia_checkpoint
 from .model_card import ANIMATE_USAGE, FROM_NOTHING_USAGE, STREAM_USAGE, UNCONDITIONAL_USAGE, write_model_card
-from .pipelines.components import NETWORKS, assemble_pipeline
+from .pipelines.components import NETWORKS, assemble_pipeline, cast_weights
 from .pipelines.motion_control import MotionControl
 from .pipelines.motion_pipeline import FirstFrameSource
 from .pipelines.pipeline_leo import LEOPipeline
@@ -339,10 +339,9 @@ def run_convert(arguments: argparse.Namespace) -> None:
     output_dir = arguments.output_dir
     with new_folder(output_dir) as folder:
         animator = load_lia_checkpoint(arguments.checkpoint)
-        for name, module in animator.named_children():
-            if name not in animator._keep_in_fp32_modules:
-                module.to(DTYPES[arguments.dtype])
-        LIAPipeline(animator).save_pretrained(str(folder))
+        pipeline = LIAPipeline(animator)
+        cast_weights(pipeline, DTYPES[arguments.dtype])
+        pipeline.save_pretrained(str(folder))
         write_model_card(
             folder,
             title=f"LIA animator, {animator.config.frame_size} pixels",

@@ -81,8 +81,8 @@ class Demo:
             self.leo, self.infinite = LEOPipeline.from_pipe(pipeline), LEOInfinitePipeline.from_pipe(pipeline)
             self.leo.set_progress_bar_config(disable=True)  # that of the videos is enough
 
-        # Seeds of any sign give seeds that are held out.
-        seeds = random.Random(seed).sample(range(FIRST_HELD_OUT_SEED, 2 * FIRST_HELD_OUT_SEED), NUM_PEOPLE)
+        # Seeds of any sign give seeds that are held out; as a number, -1 would give those of 1.
+        seeds = random.Random(str(seed)).sample(range(FIRST_HELD_OUT_SEED, 2 * FIRST_HELD_OUT_SEED), NUM_PEOPLE)
         self.driving_clip, self.original_clip = (self.render(one, self.num_frames) for one in seeds[:2])
         people = [self.render(one, 1).frames[0] for one in seeds[2:]]
         self.pictures, self.others = people[:3], people[3:]

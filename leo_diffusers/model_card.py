@@ -29,6 +29,12 @@ from leo_diffusers import LEOPipeline
 pipeline = LEOPipeline.from_pretrained("{name}")
 output = pipeline(num_frames=64)"""
 
+EMBEDDED_USAGE = """\
+from leo_diffusers import DEMO_MODEL, LEOPipeline
+
+pipeline = LEOPipeline.from_pretrained(DEMO_MODEL)
+output = pipeline(num_frames=64)"""
+
 UNCONDITIONAL_USAGE = """\
 from leo_diffusers import LEOPipeline, load_components
 

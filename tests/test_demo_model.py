@@ -46,9 +46,11 @@ def test_it_is_small():
     assert max(path.stat().st_size for path in FILES) <= 16 * MEGABYTE
 
 
-def test_it_holds_weights_settings_and_a_card_only():
-    assert {path.suffix for path in FILES} == {".safetensors", ".json", ".md"}
+def test_it_holds_weights_settings_and_a_card_with_its_pictures_only():
+    assert {path.suffix for path in FILES} == {".safetensors", ".json", ".md", ".png"}
     assert [path for path in FILES if path.suffix == ".md"] == [FOLDER / "README.md"]
+    card = (FOLDER / "README.md").read_text()
+    assert all(f"({path.name})" in card for path in FILES if path.suffix == ".png")
     for name in json.loads((FOLDER / "model_index.json").read_text()):
         assert name.startswith("_") or (FOLDER / name).is_dir()
     weights = [path for path in FILES if path.suffix == ".safetensors"]

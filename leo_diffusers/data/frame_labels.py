@@ -59,6 +59,11 @@ class FrameLabels:
                 f"`motion_names` and `attribute_names` must name {self.motion.shape[1]} and {len(self.attributes)} "
                 f"numbers, got {num_names[0]} and {num_names[1]} names."
             )
+        if not isinstance(self.keypoint_groups, dict) or not isinstance(self.motion_id, str):
+            raise ValueError(
+                "`keypoint_groups` must be a dictionary and `motion_id` a text, got "
+                f"{self.keypoint_groups!r} and {self.motion_id!r}."
+            )
         for name, group in self.keypoint_groups.items():
             if not set(group) <= set(range(shapes[0][1])):
                 raise ValueError(

@@ -104,9 +104,7 @@ class GeneratorBlock(nn.Module):
         inpaint_rgb (`bool`): Whether the frame also shows what fills hidden parts, see [`InpaintingHead`].
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, latent_dim: int, align_corners: bool, inpaint_rgb: bool = False
-    ):
+    def __init__(self, in_channels: int, out_channels: int, latent_dim: int, align_corners: bool, inpaint_rgb: bool):
         super().__init__()
         self.upsample_conv = ModulatedConv2d(in_channels, out_channels, latent_dim, upsample=True)
         self.conv = ModulatedConv2d(out_channels, out_channels, latent_dim)
@@ -172,7 +170,7 @@ class FlowGenerator(nn.Module):
         block_out_channels: tuple[int, ...],
         warp_source_image: bool,
         align_corners: bool,
-        inpaint_rgb: bool = False,
+        inpaint_rgb: bool,
     ):
         super().__init__()
         channels = tuple(reversed(block_out_channels))  # from 4 pixels up

@@ -30,7 +30,7 @@ class LabelNetwork(ModelMixin, ConfigMixin):
         kernel_size (`int`): Odd, pixels.
 
     Raises:
-        ValueError: Where sizes do not fit each other.
+        ValueError: Where sizes do not fit each other, or a spread is not above 0.
     """
 
     @register_to_config
@@ -67,6 +67,8 @@ class LabelNetwork(ModelMixin, ConfigMixin):
                 f"`label_mean` and `label_std` must hold {num_labels} numbers, one for each name, got "
                 f"{len(label_mean)} and {len(label_std)}."
             )
+        if label_std and min(label_std) <= 0:
+            raise ValueError(f"`label_std` must be above 0, got {min(label_std)}.")
         levels, in_channels = [], 3
         for channels in block_out_channels:
             layers = [conv_block(in_channels, channels, kernel_size, stride=2)]

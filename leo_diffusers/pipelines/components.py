@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import diffusers
+import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.schedulers import SchedulerMixin
 from huggingface_hub import snapshot_download
@@ -77,6 +78,20 @@ def assemble_pipeline(model: str | Path, parts: Iterable[str | Path]) -> LEOPipe
     if "motion_unet" not in components:
         raise ValueError(f"{model} has no motion_unet: name an output of train_lmdm.py.")
     return (LEOInfinitePipeline if "transition_unet" in components else LEOPipeline)(**components)
+
+
+def cast_weights(pipeline: DiffusionPipeline, dtype: torch.dtype) -> None:
+    r"""
+    Casts a pipeline's networks, except for the parts that they keep in float32, to be saved so.
+
+    Args:
+        pipeline ([`DiffusionPipeline`]): Changed in place.
+        dtype (`torch.dtype`): Of the weights.
+    """
+    for network in pipeline.components.values():
+        for name, module in network.named_children() if isinstance(network, ModelMixin) else ():
+            if name not in (network._keep_in_fp32_modules or ()):
+                module.to(dtype)
 
 
 def _download(repository: str) -> Path:

@@ -155,11 +155,7 @@ def train_denoiser(
             loss = denoising_loss(model, noise_scheduler, sample, noise, timesteps, conditions, args.snr_gamma)
             run.record({"loss": loss})
             accelerator.backward(loss)
-            if args.max_grad_norm is not None and accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-            optimizer.step()
-            lr_scheduler.step()
-            optimizer.zero_grad()
+            run.update((model, optimizer, lr_scheduler))
         if not accelerator.sync_gradients:
             continue
         run.finish_step(lr=lr_scheduler.get_last_lr()[0])

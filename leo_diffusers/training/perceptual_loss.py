@@ -18,7 +18,7 @@ VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 VGG19_CHANNELS = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 512, "M", 512)
 VGG19_TAPS = (1, 6, 11, 20, 29)  # the first rectifier after each change of resolution, by torchvision's layer numbers
 NUM_SCALES = 4  # 1, 1/2, 1/4, 1/8 of the frame (LIA Sec. III-C)
-LABEL_SCALES = 2  # the frame and half of it
+LABEL_SCALES = (1, 2)  # the frame, and half of it
 SSIM_WINDOW = 7  # pixels
 SSIM_C1, SSIM_C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # the constants of SSIM for a range of 2, from -1 to 1
 
@@ -144,12 +144,30 @@ class LabelNetworkLoss(nn.Module):
     def forward(self, frame: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         r"""Two batches (B, 3, H, W) in [-1, 1] -> scalar."""
         losses = []
-        for _ in range(LABEL_SCALES):
+        for factor in LABEL_SCALES:
+            frame, target = F.avg_pool2d(frame, factor), F.avg_pool2d(target, factor)
             with torch.no_grad():
                 target_taps = self.network.features(target)
             losses += [F.l1_loss(ours, theirs) for ours, theirs in zip(self.network.features(frame), target_taps)]
-            frame, target = F.avg_pool2d(frame, 2), F.avg_pool2d(target, 2)
         return torch.stack(losses).sum()
+
+
+def load_label_network(folder: str | Path) -> LabelNetwork:
+    r"""
+    Args:
+        folder (`str` or `Path`): Output of train_label_network.py.
+
+    Returns:
+        [`LabelNetwork`]: In evaluation.
+
+    Raises:
+        OSError: Where there is no such folder.
+        ValueError: Where it holds another network, whose weights would be left out with a warning only.
+    """
+    found = LabelNetwork.load_config(folder).get("_class_name")
+    if found != LabelNetwork.__name__:
+        raise ValueError(f"{folder} holds no LabelNetwork but a {found}: train one with train_label_network.py.")
+    return LabelNetwork.from_pretrained(folder).eval()
 
 
 def load_perceptual_loss(
@@ -172,13 +190,9 @@ def load_perceptual_loss(
     if name == "none":
         return None, name
     if name == "labels":
-        found = LabelNetwork.load_config(label_network)["_class_name"]
-        if found != LabelNetwork.__name__:
-            # Its weights would be drawn at random, with a warning only.
-            raise ValueError(
-                f"{label_network} holds no LabelNetwork but a {found}: train one with train_label_network.py."
-            )
-        return LabelNetworkLoss(LabelNetwork.from_pretrained(label_network)), name
+        if label_network is None:
+            raise ValueError("`label_network` must name a folder for the loss of labels, got None.")
+        return LabelNetworkLoss(load_label_network(label_network)), name
     if name == "ssim":
         return SSIMPyramidLoss(), name
     try:

@@ -96,6 +96,22 @@ class TrainingRun:
         )
         return self.accelerator.prepare(dataloader)
 
+    def update(
+        self, *trained: tuple[torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]
+    ) -> None:
+        r"""
+        Clips gradients where that is asked for, and takes an optimisation step of each network.
+
+        Args:
+            trained (`tuple`): Prepared networks, each with its optimiser and schedule.
+        """
+        for model, optimizer, lr_scheduler in trained:
+            if self.args.max_grad_norm is not None and self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+            optimizer.step()
+            lr_scheduler.step()
+            optimizer.zero_grad()
+
     def record(self, losses: dict[str, torch.Tensor]) -> None:
         r"""
         Takes the losses of one batch; several may make up a step.

@@ -81,13 +81,19 @@ def test_the_file_is_an_ordinary_one(tmp_path):
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     labels = make_labels()
     labels.save(tmp_path / "a")
-    with pytest.raises(TypeError):  # JSON knows no sets
-        make_labels(motion_id={1, 2}).save(tmp_path / "a")
+    with pytest.raises(TypeError):  # JSON knows no such numbers
+        make_labels(keypoint_groups={"mouth": [np.int64(1)]}).save(tmp_path / "a")
     (tmp_path / "b").mkdir()
     with pytest.raises(OSError):
         labels.save(tmp_path / "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     check_equal(FrameLabels.load(tmp_path / "a"), labels)
+
+
+@pytest.mark.parametrize("wrong", [{"keypoint_groups": [[0, 1]]}, {"motion_id": 3}])
+def test_names_of_another_type_are_refused(wrong):
+    with pytest.raises(ValueError, match="must be a dictionary and `motion_id` a text"):
+        make_labels(**wrong)
 
 
 def test_a_missing_folder_is_told(tmp_path):

@@ -35,7 +35,7 @@ def randomize(module: torch.nn.Module) -> torch.nn.Module:
 
 def make_generator(warp_source_image: bool = False, align_corners: bool = False) -> FlowGenerator:
     torch.manual_seed(0)
-    return randomize(FlowGenerator(LATENT_DIM, CHANNELS, warp_source_image, align_corners))
+    return randomize(FlowGenerator(LATENT_DIM, CHANNELS, warp_source_image, align_corners, False))
 
 
 def make_features(batch_size: int, warp_source_image: bool = False) -> tuple[torch.Tensor, ...]:
@@ -115,7 +115,7 @@ def test_refine_shows_the_source_where_the_mask_is_one(with_grad):
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_generator_block_in_its_stages(align_corners, with_grad):
     torch.manual_seed(0)
-    block = randomize(GeneratorBlock(10, 8, LATENT_DIM, align_corners))
+    block = randomize(GeneratorBlock(10, 8, LATENT_DIM, align_corners, False))
     hidden_states, latent, features = noise(2, 10, 4, 4), noise(2, LATENT_DIM, seed=1), noise(2, 8, 8, 8, seed=2)
     logits, frame = noise(2, 3, 4, 4, seed=3), noise(2, 3, 4, 4, seed=4)
     with torch.set_grad_enabled(with_grad):
