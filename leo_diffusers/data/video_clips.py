@@ -19,7 +19,7 @@ from .. import video_io
 logger = logging.getLogger(__name__)
 
 SHARPNESS_SIZE = 256  # below this many pixels upscaling cannot be told from softness
-UPSCALED_DROP = 0.09  # sharp footage keeps 0.11 and more of the power just above half of the highest frequency
+UPSCALED_DROP = 0.1  # sharp footage keeps 0.11 and more of the power just above half of the highest frequency
 
 
 @dataclass(frozen=True)
