@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--layers_per_block", type=int, default=2, help="default: %(default)s")
     add("--kernel_size", type=int, default=3, help="of convolutions, odd (default: %(default)s)")
     add("--no_keypoints", action="store_true", help="learn motion and attributes only")
+    add("--motion_weight", type=float, default=1.0, help="of a motion against an attribute (default: %(default)s)")
     add("--blur", type=float, default=0.0, help="share of the frames that are softened, by up to 3 (%(default)s)")
     add("--cache_gigabytes", type=float, default=4.0, help="decoded clips kept per worker (default: %(default)s)")
     return parser
@@ -70,6 +71,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--train_batch_size must be at least 2, for batch normalisation, got {args.train_batch_size}."
         )
+    if args.motion_weight <= 0:
+        raise ValueError(f"--motion_weight must be above 0, got {args.motion_weight}.")
     if not 0 <= args.blur <= 1:
         raise ValueError(f"--blur must be between 0 and 1, got {args.blur}.")
     if args.blur > 0 and num_blurred(args.train_batch_size, args.blur) == 0:
@@ -118,10 +121,15 @@ def soften(frames: torch.Tensor, share: float) -> torch.Tensor:
     return torch.cat([F.interpolate(soft, (size, size), mode="bicubic").clamp(-1, 1), frames[count:]])
 
 
-def label_losses(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    r"""Smooth L1 of the standardised labels, L1 of the keypoints."""
+def label_losses(
+    network: torch.nn.Module, batch: dict[str, torch.Tensor], motion_weight: float
+) -> dict[str, torch.Tensor]:
+    r"""Smooth L1 of the standardised labels, motion weighted, and L1 of the keypoints."""
     labels, keypoints = network(batch["frame"])
-    losses = {"labels": F.smooth_l1_loss(labels, batch["labels"])}
+    weights = torch.ones_like(labels[0])
+    weights[: batch["motion"].shape[1]] = motion_weight
+    errors = F.smooth_l1_loss(labels, batch["labels"], reduction="none").mean(dim=0)
+    losses = {"labels": (errors * weights).sum() / weights.sum()}
     if keypoints is not None:
         losses["keypoints"] = F.l1_loss(keypoints, batch["keypoints"])
     return losses
@@ -188,7 +196,7 @@ def main(args: argparse.Namespace) -> None:
         with accelerator.accumulate(network):
             batch["labels"] = run.model.standardize(torch.cat([batch["motion"], batch["attributes"]], dim=1))
             batch["frame"] = soften(batch["frame"], args.blur)
-            losses = label_losses(network, batch)
+            losses = label_losses(network, batch, args.motion_weight)
             run.record(losses)
             accelerator.backward(losses["labels"] + KEYPOINT_WEIGHT * losses.get("keypoints", 0))
             run.update((network, optimizer, lr_scheduler))
