@@ -158,8 +158,8 @@ TRAINING = (
     Stage(
         "judge",
         "train_label_network.py",
-        f"--block_out_channels 24 48 96 160 --layers_per_block 1 --kernel_size 5 --no_keypoints --blur 0.5 --motion_weight 5 "
-        f"{LABEL_NETWORK}",
+        "--block_out_channels 24 48 96 160 --layers_per_block 1 --kernel_size 5 --no_keypoints --blur 0.5 "
+        f"--motion_weight 5 {LABEL_NETWORK}",
         5000,
         seed=1,
     ),
