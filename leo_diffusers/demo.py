@@ -16,7 +16,14 @@ from tqdm import tqdm
 
 from . import video_io
 from .commands import load_pipeline, new_folder
-from .data.talking_heads import FIRST_HELD_OUT_SEED, FRAME_RATE, TalkingHeadClip, render_clip, render_frame
+from .data.talking_heads import (
+    FIRST_HELD_OUT_SEED,
+    FRAME_RATE,
+    TalkingHeadClip,
+    render_clip,
+    render_frame,
+    sample_identity,
+)
 from .pipelines.pipeline_leo import LEOPipeline
 from .pipelines.pipeline_leo_edit import LEOEditPipeline
 from .pipelines.pipeline_leo_infinite import LEOInfinitePipeline
@@ -85,6 +92,8 @@ class Demo:
         seeds = random.Random(str(seed)).sample(range(FIRST_HELD_OUT_SEED, 2 * FIRST_HELD_OUT_SEED), NUM_PEOPLE)
         self.driving_clip, self.original_clip = (self.render(one, self.num_frames) for one in seeds[:2])
         people = [self.render(one, 1).frames[0] for one in seeds[2:]]
+        # Relative motion from another pose than the driver's may lead beyond the poses that were ever seen.
+        people[2] = render_frame(sample_identity(seeds[4]), self.driving_clip.motion[0], self.frame_size)[0]
         self.pictures, self.others = people[:3], people[3:]
         if image is not None:
             self.pictures = [video_io.to_frame(image, self.frame_size)] * 3
@@ -123,8 +132,8 @@ class Demo:
         return self.leo(self.others[index], **transfer, output_type="np").frames[0]
 
     def animated(self, driving_video: Frames) -> Frames:
-        r"""A picture with the motion of a video."""
-        return self.lia.stream(self.pictures[2], driving_video, output_type="np")
+        r"""A picture with the motion of a video, from the frame on in which their poses are most alike."""
+        return self.lia.stream(self.pictures[2], driving_video, reference_frame="auto", output_type="np")
 
     def edited(self) -> Frames:
         r"""The original clip by its first frame, on which the person is drawn with other looks."""
