@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from leo_diffusers import DEMO_MODEL, LEOInfinitePipeline, LEOPipeline, LIAPipeline, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
+from leo_diffusers.commands import check_model
 from leo_diffusers.data.motion_codes import MotionCodes
 from leo_diffusers.data.talking_heads import (
     FIRST_HELD_OUT_SEED,
@@ -67,8 +68,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name, least in minimum.items():
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}.")
-    if os.path.isabs(args.model) and not os.path.isdir(args.model):
-        raise FileNotFoundError(f"There is no model in {args.model}: name its folder or Hub id by --model.")
+    check_model(args.model)
 
 
 # -------------------------------------------------------------------------------------------------------------- read

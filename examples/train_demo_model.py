@@ -143,8 +143,8 @@ TRAINING = (
         "--num_clips 1600 --num_frames 96 --size 128 --people_per_motion 2",
         smoke="--num_clips 6 --num_frames 70",
     ),
-    Stage("label-network", "train_label_network.py", LABEL_NETWORK, 3000),
-    Stage("animator", "train_lia.py", "--resolution 128 " + ANIMATOR, 20_000),
+    Stage("label-network", "train_label_network.py", LABEL_NETWORK, 2000),
+    Stage("animator", "train_lia.py", "--resolution 128 " + ANIMATOR, 10_000),
     Stage(
         "codes",
         "extract_motion_codes.py",
@@ -160,7 +160,7 @@ TRAINING = (
         "train_label_network.py",
         "--block_out_channels 24 48 96 160 --layers_per_block 1 --kernel_size 5 --no_keypoints --blur 0.5 "
         f"--motion_weight 5 {LABEL_NETWORK}",
-        5000,
+        3000,
         seed=1,
     ),
 )

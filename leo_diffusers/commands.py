@@ -256,10 +256,6 @@ def run_edit(arguments: argparse.Namespace) -> None:
     r"""`leo-diffusers edit`: in constant memory, at the video's frame rate and with its audio."""
     check_edit_options(arguments)
     edited_frame = None if arguments.edited_frame is None else video_io.read_image(arguments.edited_frame)
-    if arguments.prompt is not None and arguments.editor is None:
-        raise ValueError(
-            "--prompt needs an editor: name a diffusers image pipeline by --editor, or use --edited-frame."
-        )
     video = video_io.VideoReader(arguments.video)
     writer = video_io.VideoWriter(arguments.output, video.frames_per_second, audio_from=arguments.video)
     loading = {name: getattr(arguments, name) for name in ("editor", "controlnet", "detector")}
