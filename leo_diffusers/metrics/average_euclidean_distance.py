@@ -1,0 +1,22 @@
+"""Average Euclidean distance (AED): whether a rendered person is the real one."""
+
+from .arrays import ArrayLike, as_float64, check_same
+
+
+def average_euclidean_distance(real: ArrayLike, fake: ArrayLike) -> float:
+    r"""
+    Mean over frames of sum_k (f_k - g_k)^2: the squared distance, whatever the name says (pose-evaluation).
+
+    Args:
+        real (array of shape `(F, D)`): Embeddings of real frames.
+        fake (array of shape `(F, D)`): Embeddings of the rendered frames.
+
+    Returns:
+        `float`: 0 for equal embeddings.
+
+    Raises:
+        ValueError: For arrays of different shapes, or values that are not finite.
+    """
+    real, fake = as_float64("real", real, "(F, D)"), as_float64("fake", fake, "(F, D)")
+    check_same("embeddings", real, fake)
+    return (real - fake).square().sum(dim=1).mean().item()
