@@ -15,8 +15,9 @@ extras = {
     "train": ["matplotlib", "tensorboard"],
     "eval": ["torchmetrics", "scipy", "lpips", "torchvision", "matplotlib"],
     "app": ["gradio"],
+    "download": ["yt-dlp"],
 }
-extras["test"] = ["pytest", "ruff", *extras["train"], *extras["edit"]]
+extras["test"] = ["pytest", "ruff", *extras["train"], *extras["edit"], *extras["download"]]
 
 setup(
     name="leo_diffusers",

@@ -83,7 +83,7 @@ def test_arrows_run_one_way(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=identifier)
 def test_optional_packages_are_imported_late(path):
-    optional = {"torchvision", "controlnet_aux", "peft"}
+    optional = {"torchvision", "controlnet_aux", "peft", "yt_dlp"}
     found = {name.split(".")[0] for name in imports(path, top_level_only=True)} & optional
     assert not found, f"{found} must be imported in the function that needs it"
 
