@@ -23,6 +23,7 @@ from leo_diffusers import LIAModel, LIAPipeline, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.motion_codes import MotionCodes, hash_animator
 from leo_diffusers.data.video_clips import VideoClip, find_clips
+from leo_diffusers.training.arguments import check_processes
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,6 +88,7 @@ def main(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}.")
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    check_processes(accelerator)
     animator = LIAPipeline.from_pretrained(args.pretrained_model_name_or_path).animator.to(accelerator.device)
     animator_hash = hash_animator(animator)
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -81,12 +82,33 @@ def check_training_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--output_dir {args.output_dir} is a file: name a folder.")
 
 
+def check_processes(accelerator: Accelerator) -> None:
+    r"""
+    Refuses processes that a launcher started together and that do not know of each other: without a GPU accelerate
+    tells them apart only where it is told to, and each would do all of the work and write over the others' files.
+
+    Args:
+        accelerator ([`Accelerator`]): Of one of them.
+
+    Raises:
+        ValueError: Where the launcher counts more processes than the accelerator.
+    """
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started > accelerator.num_processes:
+        raise ValueError(
+            f"{started} processes were started and do not work together: without a GPU set ACCELERATE_USE_CPU=true."
+        )
+
+
 def build_accelerator(args: argparse.Namespace) -> Accelerator:
     r"""
     The [`Accelerator`] of a run, with seed and logging set up.
 
     Args:
         args (`argparse.Namespace`): Of a parser with [`add_training_arguments`].
+
+    Raises:
+        ValueError: Where several processes were started and do not work together.
     """
     configuration = ProjectConfiguration(
         project_dir=str(args.output_dir), logging_dir=str(args.output_dir / args.logging_dir)
@@ -97,6 +119,7 @@ def build_accelerator(args: argparse.Namespace) -> Accelerator:
         log_with=None if args.report_to == "none" else args.report_to,
         project_config=configuration,
     )
+    check_processes(accelerator)
     level = logging.INFO if accelerator.is_local_main_process else logging.ERROR
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=level, force=True)
     for chatty in ("httpx", "httpx2", "accelerate"):

@@ -61,6 +61,14 @@ def test_the_accelerator_seeds_and_makes_the_folder(training_args, clean_state, 
     assert torch.equal(torch.rand(3), drawn)
 
 
+def test_processes_that_do_not_know_of_each_other_are_refused(training_args, clean_state, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torch.distributed.run sets it, and no ACCELERATE_USE_CPU
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="2 processes were started .* set ACCELERATE_USE_CPU=true"):
+        build_accelerator(training_args())
+
+
 def test_trackers_are_told_the_arguments_but_no_secret(training_args, clean_state, monkeypatch, tmp_path):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     args = training_args(report_to="tensorboard", hub_token="hf_secret", learning_rate=0.0123)
