@@ -58,13 +58,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output_dir", type=Path, required=True, help="results.json, table.md and pictures are written here")
     add("--num_people", type=int, default=32, help="people, each in a motion of their own (default: %(default)s)")
     add("--num_first_frames", type=int, default=64, help="people from nothing (default: %(default)s)")
+    add("--num_endless", type=int, default=16, help="of these people in endless videos (default: %(default)s)")
     add("--endless_frames", type=int, default=1024, help="of each endless video (default: %(default)s)")
     add("--num_inference_steps", type=int, default=50, help="denoising steps (default: %(default)s)")
     return parser
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    minimum = {"num_people": 2, "num_first_frames": 2, "endless_frames": 2, "num_inference_steps": 1}
+    minimum = {
+        "num_people": 2,
+        "num_first_frames": 2,
+        "num_endless": 1,
+        "endless_frames": 2,
+        "num_inference_steps": 1,
+    }
     for name, least in minimum.items():
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}.")
@@ -232,11 +239,11 @@ def evaluate_generation(
     results["motion"] = motion_statistics(codes - codes[:, :1], data - data[:, :1])
     results["velocity"] = motion_statistics(codes.diff(dim=1), data.diff(dim=1))
 
-    endless_codes, endless_last = generate_endless(infinite, leo, people, args)
+    endless_codes, endless_last = generate_endless(infinite, leo, people[: args.num_endless], args)
     results["endless"] = {
         "frames": args.endless_frames,
         "transitions": infinite.transition_unet is not None,
-        "identity": same_kinds(seen, read(judge, endless_last)[1], names),
+        "identity": same_kinds(seen[: args.num_endless], read(judge, endless_last)[1], names),
     }
     if args.motion_codes_dir is not None:
         motion_codes = MotionCodes.load(args.motion_codes_dir)

@@ -51,12 +51,12 @@ DIFFUSION = (
 )
 MOTION = (
     "--block_out_channels 64 128 160 --layers_per_block 1 --attention_levels 1 2 --train_batch_size 32 "
-    "--learning_rate 1e-3 --beta_schedule squaredcos_cap_v2 " + DIFFUSION
+    "--learning_rate 1e-3 --beta_schedule squaredcos_cap_v2 --snr_gamma 5 " + DIFFUSION
 )
 PRIOR = "--hidden_dim 256 --train_batch_size 256 --learning_rate 5e-4 --beta_schedule squaredcos_cap_v2 " + DIFFUSION
 FIRST_FRAME = (
     "--train_data_dir {clips} --patch_size 4 --block_out_channels 64 128 192 --layers_per_block 1 "
-    "--train_batch_size 16 --learning_rate 5e-4 --cache_gigabytes 9 " + DIFFUSION
+    "--train_batch_size 16 --learning_rate 5e-4 --snr_gamma 5 --cache_gigabytes 9 " + DIFFUSION
 )
 
 
@@ -150,10 +150,10 @@ TRAINING = (
         "extract_motion_codes.py",
         "--pretrained_model_name_or_path {animator} --train_data_dir {clips} --batch_size 32",
     ),
-    Stage("leo", "train_lmdm.py", MOTION, 10_000, SMOKE_SAMPLES),
-    Stage("transition", "train_lmdm.py", "--condition start_end --sequence_length 32 " + MOTION, 6000, SMOKE_SAMPLES),
-    Stage("prior", "train_motion_prior.py", PRIOR, 6000, SMOKE_SAMPLES),
-    Stage("first-frame", "train_first_frame.py", FIRST_FRAME, 40_000, f"--train_batch_size 2 {SMOKE_SAMPLES}"),
+    Stage("leo", "train_lmdm.py", MOTION, 7000, SMOKE_SAMPLES),
+    Stage("transition", "train_lmdm.py", "--condition start_end --sequence_length 32 " + MOTION, 4000, SMOKE_SAMPLES),
+    Stage("prior", "train_motion_prior.py", PRIOR, 4000, SMOKE_SAMPLES),
+    Stage("first-frame", "train_first_frame.py", FIRST_FRAME, 4500, f"--train_batch_size 2 {SMOKE_SAMPLES}"),
     # Of another shape, on another seed, and used to softer frames: what judges must not have taught.
     Stage(
         "judge",
@@ -168,7 +168,7 @@ EVALUATION = Stage(
     "evaluation",
     "evaluate_demo_model.py",
     "--model {demo_model} --label_network {label-network} --judge {judge} --motion_codes_dir {codes}",
-    smoke="--num_people 2 --num_first_frames 2 --endless_frames 96 --num_inference_steps 2",
+    smoke="--num_people 2 --num_first_frames 2 --num_endless 1 --endless_frames 96 --num_inference_steps 2",
 )
 
 DESCRIPTION = """\
@@ -295,7 +295,7 @@ def write_card(args: argparse.Namespace) -> None:
             seed=args.seed,
             commands="\n".join(stage.shown(args) for stage in (*TRAINING, EVALUATION)),
             curves="![losses](curves.png)",
-            table=(evaluation / "table.md").read_text(),
+            table=(evaluation / "table.md").read_text().strip(),
         ),
         usage=EMBEDDED_USAGE,
         license="apache-2.0",

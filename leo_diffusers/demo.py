@@ -19,6 +19,7 @@ from .commands import load_pipeline, new_folder
 from .data.talking_heads import (
     FIRST_HELD_OUT_SEED,
     FRAME_RATE,
+    MOTION_NAMES,
     TalkingHeadClip,
     render_clip,
     render_frame,
@@ -92,8 +93,11 @@ class Demo:
         seeds = random.Random(str(seed)).sample(range(FIRST_HELD_OUT_SEED, 2 * FIRST_HELD_OUT_SEED), NUM_PEOPLE)
         self.driving_clip, self.original_clip = (self.render(one, self.num_frames) for one in seeds[:2])
         people = [self.render(one, 1).frames[0] for one in seeds[2:]]
-        # Relative motion from another pose than the driver's may lead beyond the poses that were ever seen.
-        people[2] = render_frame(sample_identity(seeds[4]), self.driving_clip.motion[0], self.frame_size)[0]
+        # Relative motion from another pose than the driver's may lead beyond the poses that were ever seen, and what
+        # a face turned away hides must be invented.
+        motion = self.driving_clip.motion
+        most_frontal = motion[np.abs(motion[:, MOTION_NAMES.index("yaw")]).argmin()]
+        people[2] = render_frame(sample_identity(seeds[4]), most_frontal, self.frame_size)[0]
         self.pictures, self.others = people[:3], people[3:]
         if image is not None:
             self.pictures = [video_io.to_frame(image, self.frame_size)] * 3

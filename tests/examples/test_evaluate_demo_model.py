@@ -51,6 +51,7 @@ def test_a_second_run_finds_the_same(animator_folder, networks, run_example, tmp
     "options, message",
     [
         (["--num_people", 1], "--num_people must be at least 2, got 1"),
+        (["--num_endless", 0], "--num_endless must be at least 1, got 0"),
         (["--endless_frames", 0], "--endless_frames must be at least 2, got 0"),
         (["--model", "/nowhere/at/all"], "There is no model in /nowhere/at/all"),
     ],
