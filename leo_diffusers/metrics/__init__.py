@@ -14,6 +14,7 @@ from .extractors import (
 from .frechet_distance import frechet_distance
 from .kernel_distance import kernel_distance
 from .keypoint_extractors import BodyKeypoints, FaceKeypoints
+from .reconstruction import average_l1_distance, average_perceptual_distance
 
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "average_content_distance",
     "average_euclidean_distance",
     "average_keypoint_distance",
+    "average_l1_distance",
+    "average_perceptual_distance",
     "frechet_distance",
     "kernel_distance",
     "missing_keypoint_rate",
