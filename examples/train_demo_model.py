@@ -55,7 +55,7 @@ MOTION = (
 )
 PRIOR = "--hidden_dim 256 --train_batch_size 256 --learning_rate 5e-4 --beta_schedule squaredcos_cap_v2 " + DIFFUSION
 FIRST_FRAME = (
-    "--train_data_dir {clips} --patch_size 4 --block_out_channels 64 128 192 --layers_per_block 1 "
+    "--train_data_dir {clips} --patch_size 8 --block_out_channels 96 128 160 --layers_per_block 1 "
     "--train_batch_size 16 --learning_rate 5e-4 --snr_gamma 5 --cache_gigabytes 9 " + DIFFUSION
 )
 
@@ -153,7 +153,7 @@ TRAINING = (
     Stage("leo", "train_lmdm.py", MOTION, 7000, SMOKE_SAMPLES),
     Stage("transition", "train_lmdm.py", "--condition start_end --sequence_length 32 " + MOTION, 4000, SMOKE_SAMPLES),
     Stage("prior", "train_motion_prior.py", PRIOR, 4000, SMOKE_SAMPLES),
-    Stage("first-frame", "train_first_frame.py", FIRST_FRAME, 4500, f"--train_batch_size 2 {SMOKE_SAMPLES}"),
+    Stage("first-frame", "train_first_frame.py", FIRST_FRAME, 30_000, f"--train_batch_size 2 {SMOKE_SAMPLES}"),
     # Of another shape, on another seed, and used to softer frames: what judges must not have taught.
     Stage(
         "judge",
