@@ -125,6 +125,7 @@ def first_face(get_landmarks: Callable[[np.ndarray], list[np.ndarray] | None]) -
     r"""face-alignment's function, which gives a list of faces -> a detector of the first (pose-evaluation)."""
 
     def detect(image: np.ndarray) -> np.ndarray | None:
+        r"""A frame (H, W, 3) -> points (68, 2) in pixels, None without a face."""
         faces = get_landmarks(image)
         return faces[0] if faces is not None and len(faces) > 0 else None
 
@@ -135,6 +136,7 @@ def clearest_body(detect_poses: Callable[[np.ndarray], list]) -> Detector:
     r"""controlnet-aux's function, which gives a list of poses as shares of the frame -> a detector of the clearest."""
 
     def detect(image: np.ndarray) -> np.ndarray | None:
+        r"""A frame (H, W, 3) -> joints (18, 2) in pixels, missing ones -1, None without a body."""
         poses = detect_poses(image)
         if not poses:
             return None
