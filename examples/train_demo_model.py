@@ -55,8 +55,9 @@ MOTION = (
 )
 PRIOR = "--hidden_dim 256 --train_batch_size 256 --learning_rate 5e-4 --beta_schedule squaredcos_cap_v2 " + DIFFUSION
 FIRST_FRAME = (
-    "--train_data_dir {clips} --patch_size 8 --block_out_channels 96 128 160 --layers_per_block 1 "
-    "--train_batch_size 16 --learning_rate 5e-4 --snr_gamma 5 --cache_gigabytes 9 " + DIFFUSION
+    "--train_data_dir {clips} --no_horizontal_flip --patch_size 8 --block_out_channels 128 128 128 "
+    "--layers_per_block 1 --attention_size 8 --train_batch_size 16 --learning_rate 8e-4 --snr_gamma 1 "
+    "--cache_gigabytes 9 " + DIFFUSION
 )
 
 

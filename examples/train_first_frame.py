@@ -21,7 +21,7 @@ from leo_diffusers import LIAModel, LIAPipeline
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.frame_pairs import RandomFrames
 from leo_diffusers.data.motion_codes import MotionCodes
-from leo_diffusers.data.video_clips import find_clips, hold_out_frames
+from leo_diffusers.data.video_clips import VideoClip, find_clips, hold_out_frames
 from leo_diffusers.model_card import FIRST_FRAME_USAGE
 from leo_diffusers.pipelines.denoising import denoise
 from leo_diffusers.training.arguments import add_training_arguments, build_accelerator
@@ -39,7 +39,6 @@ from leo_diffusers.training.validation import describe, log_validation, write_gr
 
 
 CHANNELS = {64: (128, 256, 384, 512), 128: (128, 128, 256, 384, 512), 256: (128, 128, 256, 256, 512, 512)}
-ATTENTION_SIZE = 16  # pixels; larger maps go without attention
 NORM_GROUPS = 32
 GRID_COLUMNS = 8  # frames of a validation picture
 
@@ -64,9 +63,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="draw squares of so many pixels as one: cheaper by its square, for few training hours (%(default)s)",
     )
     add("--layers_per_block", type=int, default=2, help="default: %(default)s")
+    add(
+        "--attention_size",
+        type=int,
+        default=16,
+        help="levels of more pixels a side go without attention (%(default)s)",
+    )
     add("--attention_head_dim", type=int, default=32, help="default: %(default)s")
     add("--dropout", type=float, default=0.0, help="default: %(default)s")
-    add("--no_horizontal_flip", action="store_true", help="do not mirror half of the frames")
+    add(
+        "--no_horizontal_flip",
+        action="store_true",
+        help="do not mirror half of the frames: their codes need not be encoded again",
+    )
     add("--cache_gigabytes", type=float, default=4.0, help="decoded clips kept per worker (default: %(default)s)")
     parser.set_defaults(num_validation_samples=16)
     return parser
@@ -93,6 +102,8 @@ def check_architecture(resolution: int, args: argparse.Namespace) -> None:
             f"--resolution must be a multiple of {multiple}, as patches of {args.patch_size} are halved "
             f"{num_halvings} times, got {resolution}."
         )
+    if args.attention_size < 0:
+        raise ValueError(f"--attention_size must be at least 0, for no attention, got {args.attention_size}.")
     if args.layers_per_block < 1:
         raise ValueError(f"--layers_per_block must be at least 1, got {args.layers_per_block}.")
     if not 1 <= args.attention_head_dim <= min(channels):
@@ -108,7 +119,7 @@ def check_architecture(resolution: int, args: argparse.Namespace) -> None:
 def build_unet(motion_codes: MotionCodes, resolution: int, args: argparse.Namespace) -> UNet2DConditionModel:
     channels = tuple(args.block_out_channels or CHANNELS[resolution])
     size = resolution // args.patch_size
-    has_attention = [size >> level <= ATTENTION_SIZE for level in range(len(channels))]
+    has_attention = [size >> level <= args.attention_size for level in range(len(channels))]
     unet = UNet2DConditionModel(
         sample_size=size,
         in_channels=3 * args.patch_size**2,
@@ -135,6 +146,16 @@ def standardize_input(linear: torch.nn.Linear, motion_codes: MotionCodes) -> Non
     r"""Lets a layer begin as if its codes were standardised: the network takes them as the animator gives them."""
     linear.weight /= motion_codes.std
     linear.bias -= linear.weight @ motion_codes.mean
+
+
+def find_codes(
+    clips: list[VideoClip], motion_codes: MotionCodes, args: argparse.Namespace
+) -> list[torch.Tensor] | None:
+    r"""The extracted codes (F, M) of each clip, or None where its frames must be encoded: the mirrored, or unknown."""
+    codes = dict(zip(motion_codes.clip_names, motion_codes.clips()))
+    if not args.no_horizontal_flip or not all(clip.name in codes for clip in clips):
+        return None
+    return [codes[clip.name] for clip in clips]
 
 
 def encode_motion(animator: LIAModel, frames: torch.Tensor) -> torch.Tensor:
@@ -228,7 +249,8 @@ def main(args: argparse.Namespace) -> None:
     if not validation_clips:
         raise ValueError(f"No clip in {args.train_data_dir} is long enough to hold frames out for validation.")
     options = {"horizontal_flip": not args.no_horizontal_flip, "cache_gigabytes": args.cache_gigabytes}
-    frames = RandomFrames(train_clips, resolution, seed=args.seed, **options)
+    extracted = find_codes(train_clips, motion_codes, args)
+    frames = RandomFrames(train_clips, resolution, seed=args.seed, motion_codes=extracted, **options)
     validation_frames = RandomFrames(validation_clips, resolution, seed=VALIDATION_SEED, **options)
     unet = build_unet(motion_codes, resolution, args)
     noise_scheduler, scheduler = build_schedulers(args, clip_sample=True)
@@ -237,9 +259,8 @@ def main(args: argparse.Namespace) -> None:
     def prepare_batch(
         unet: UNet2DConditionModel, batch: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
-        return F.pixel_unshuffle(batch["frame"], args.patch_size), conditions_of(
-            encode_motion(animator, batch["frame"])
-        )
+        codes = batch["motion_code"] if extracted is not None else encode_motion(animator, batch["frame"])
+        return F.pixel_unshuffle(batch["frame"], args.patch_size), conditions_of(codes)
 
     def publish(unet: UNet2DConditionModel, step: int) -> None:
         save_model(unet, scheduler, validation(accelerator, unet, step), args)

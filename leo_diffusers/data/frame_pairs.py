@@ -61,9 +61,10 @@ class RandomFrames(Dataset):
         seed (`int`): Seed of order and draws.
         cache_gigabytes (`float`): Memory for decoded clips, in each worker process.
         labels (`list[FrameLabels]`, *optional*): Of each clip, from its file's first frame on; items carry theirs.
+        motion_codes (`list[torch.Tensor]`, *optional*): Of each clip, (F, M), likewise.
 
     Raises:
-        ValueError: Where there are no clips, or labels that do not fit.
+        ValueError: Where there are no clips, or labels or codes that do not fit.
     """
 
     frames_per_item = 1
@@ -77,15 +78,17 @@ class RandomFrames(Dataset):
         seed: int = 0,
         cache_gigabytes: float = 4.0,
         labels: list[FrameLabels] | None = None,
+        motion_codes: list[torch.Tensor] | None = None,
     ):
         if not clips:
             raise ValueError("`clips` is empty: there is nothing to draw frames from.")
         if labels is not None:
-            check_labels(clips, labels)
-            if horizontal_flip:
-                raise ValueError("`horizontal_flip` must be off with `labels`: those of a mirrored frame are unknown.")
+            check_known_frames("labels", clips, [len(clip_labels.motion) for clip_labels in labels], horizontal_flip)
+        if motion_codes is not None:
+            check_known_frames("motion_codes", clips, [len(codes) for codes in motion_codes], horizontal_flip)
         self.clips = clips
         self.labels = labels
+        self.motion_codes = motion_codes
         self.horizontal_flip = horizontal_flip
         self.color_jitter = color_jitter
         self.seed = seed
@@ -131,7 +134,7 @@ class RandomFrames(Dataset):
 
         Returns:
             `dict`: `frame` of shape `(3, H, W)` in [-1, 1] and the `position`, which seeds the sample's noise. With
-            labels also `keypoints` (K, 2), `motion` (P,) and `attributes` (A,).
+            labels also `keypoints` (K, 2), `motion` (P,) and `attributes` (A,); with codes `motion_code` (M,).
         """
         random = self.random_at(position)
         number, (index,), frames = self.draw(position, random)
@@ -139,6 +142,8 @@ class RandomFrames(Dataset):
         if self.labels is not None:
             item |= {name: self.label(name, number, index) for name in ("keypoints", "motion")}
             item["attributes"] = torch.from_numpy(self.labels[number].attributes)
+        if self.motion_codes is not None:
+            item["motion_code"] = self.motion_codes[number][self.clips[number].start_frame + index]
         return item
 
 
@@ -201,15 +206,16 @@ class FramePairs(RandomFrames):
         return item
 
 
-def check_labels(clips: list[VideoClip], labels: list[FrameLabels]) -> None:
-    r"""Refuses labels that do not belong to the clips."""
-    if len(labels) != len(clips):
-        raise ValueError(f"`labels` must be of each of the {len(clips)} clips, got {len(labels)}.")
-    for clip, clip_labels in zip(clips, labels):
-        num_labels = len(clip_labels.motion)
-        if num_labels < clip.start_frame + clip.num_frames:
+def check_known_frames(name: str, clips: list[VideoClip], num_frames: list[int], horizontal_flip: bool) -> None:
+    r"""Refuses what is known of the first `num_frames` frames of each clip where it does not belong to the clips."""
+    if horizontal_flip:
+        raise ValueError(f"`horizontal_flip` must be off with `{name}`: those of a mirrored frame are unknown.")
+    if len(num_frames) != len(clips):
+        raise ValueError(f"`{name}` must be of each of the {len(clips)} clips, got {len(num_frames)}.")
+    for clip, num_known in zip(clips, num_frames):
+        if num_known < clip.start_frame + clip.num_frames:
             raise ValueError(
-                f"The labels of {clip.name} tell of {num_labels} frames, but it has "
+                f"The `{name}` of {clip.name} tell of {num_known} frames, but it has "
                 f"{clip.start_frame + clip.num_frames}: write them anew."
             )
 

@@ -230,6 +230,25 @@ def test_an_item_is_a_frame_of_the_clip_whose_turn_it_is(clips, all_frames):
     assert max(drawn[1, number] for number in range(5)) < 80  # 48 each on average
 
 
+def test_codes_are_those_of_the_frames(clips, all_frames):
+    later = [replace(clip, start_frame=2, num_frames=clip.num_frames - 2) for clip in clips]
+    codes = [clip_frames.mean(dim=(2, 3)) for clip_frames in all_frames]  # of every frame in the file
+    dataset = make_random_frames(later, motion_codes=codes)
+    for position in range(24):
+        item = dataset[position]
+        assert torch.equal(item["motion_code"], item["frame"].mean(dim=(1, 2)))
+
+
+def test_codes_that_do_not_fit_are_refused(clips):
+    codes = [torch.zeros(clip.num_frames, 3) for clip in clips]
+    with pytest.raises(ValueError, match="`motion_codes` must be of each of the"):
+        make_random_frames(clips, motion_codes=codes[:1])
+    with pytest.raises(ValueError, match="`horizontal_flip` must be off with `motion_codes`"):
+        make_random_frames(clips, motion_codes=codes, horizontal_flip=True)
+    with pytest.raises(ValueError, match="The `motion_codes` of .* tell of .* frames, but it has"):
+        make_random_frames(clips, motion_codes=[*codes[:-1], codes[-1][1:]])
+
+
 @pytest.mark.parametrize("cache_gigabytes", [0.0, 1.0])
 def test_a_position_decides_the_frame(clips, cache_gigabytes):
     options = {"horizontal_flip": True, "color_jitter": 0.2}
@@ -427,5 +446,5 @@ def test_labels_that_do_not_fit_are_refused(heads, labels, options, message):
 
 def test_labels_of_a_shorter_clip_are_refused(heads, labels):
     later = replace(heads[1], start_frame=3, num_frames=6)
-    with pytest.raises(ValueError, match="The labels of b tell of 8 frames, but it has 9: write them anew"):
+    with pytest.raises(ValueError, match="The `labels` of b tell of 8 frames, but it has 9: write them anew"):
         RandomFrames([heads[0], later], 32, horizontal_flip=False, labels=labels[:2])

@@ -1,5 +1,8 @@
+import argparse
+import json
 import re
 import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from safetensors.torch import load_file
 
 from leo_diffusers import LEOPipeline, LIAModel, LIAPipeline, load_components
 from leo_diffusers.data.motion_codes import MotionCodes
+from leo_diffusers.data.video_clips import VideoClip
 
 
 NETWORK = ["--block_out_channels", 32, 32, "--layers_per_block", 1]
@@ -155,6 +159,53 @@ def test_frames_may_be_drawn_in_patches(one_step, one_process, animator_folder, 
     np.testing.assert_array_equal(real, expected)  # real frames are not cut
 
 
+@pytest.mark.parametrize(("attention_size", "levels"), [(32, 2), (16, 1), (8, 0)])
+def test_only_small_maps_have_attention(script, codes_folder, attention_size, levels):
+    args = argparse.Namespace(
+        block_out_channels=[32, 32],
+        patch_size=1,
+        attention_size=attention_size,
+        layers_per_block=1,
+        attention_head_dim=32,
+        dropout=0.0,
+    )
+    config = script["build_unet"](MotionCodes.load(codes_folder), 32, args).config
+    assert sum(name == "AttnDownBlock2D" for name in config.down_block_types) == levels
+    assert sum(name == "AttnUpBlock2D" for name in config.up_block_types) == levels
+
+
+def test_what_is_not_mirrored_need_not_be_encoded(script, codes_folder):
+    motion_codes = MotionCodes.load(codes_folder)
+    clips = [VideoClip(Path(name), name, 8, 25.0) for name in ("2.mp4", "0.mp4")]
+    found = script["find_codes"](clips, motion_codes, argparse.Namespace(no_horizontal_flip=True))
+    assert [len(codes) for codes in found] == [24, 40] and torch.equal(found[1], motion_codes.codes[:40])
+    assert script["find_codes"](clips, motion_codes, argparse.Namespace(no_horizontal_flip=False)) is None
+    unknown = [*clips, VideoClip(Path("9.mp4"), "9.mp4", 8, 25.0)]
+    assert script["find_codes"](unknown, motion_codes, argparse.Namespace(no_horizontal_flip=True)) is None
+
+
+@pytest.fixture(scope="module")
+def own_codes(run_example, animator_folder, clips_folder, tmp_path_factory) -> Path:
+    """The codes that the animator gives the clips."""
+    folder = tmp_path_factory.mktemp("own_codes")
+    options = ["--pretrained_model_name_or_path", animator_folder, "--train_data_dir", clips_folder]
+    run_example("extract_motion_codes.py", *options, "--output_dir", folder, "--min_frames", 2)
+    return folder
+
+
+def test_extracted_codes_train_as_encoded_ones_do(one_step, own_codes, read_lines, tmp_path):
+    shutil.copytree(own_codes, tmp_path / "unknown")
+    description = json.loads((own_codes / "motion_codes.json").read_text())
+    names = [f"other-{name}" for name in description["clip_names"]]  # so that frames must be encoded
+    (tmp_path / "unknown" / "motion_codes.json").write_text(json.dumps({**description, "clip_names": names}))
+    folders = [
+        one_step("python", 4, "--no_horizontal_flip", "--motion_codes_dir", codes)
+        for codes in (own_codes, tmp_path / "unknown")
+    ]
+    (extracted,), (encoded,) = (read_lines(folder / "losses.jsonl") for folder in folders)
+    assert extracted["loss"] == pytest.approx(encoded["loss"], rel=1e-5)
+
+
 def test_the_first_layer_begins_as_if_codes_were_standardised(script, codes_folder):
     motion_codes = MotionCodes.load(codes_folder)
     linear, raw = torch.nn.Linear(8, 6), motion_codes.codes[:5]
@@ -199,6 +250,7 @@ def test_codes_of_another_animator_are_refused(run_example, codes_folder, clips_
             "--resolution must be a multiple of 6, as patches of 3 are halved 1 times, got 32",
         ),
         ([*NETWORK, "--patch_size", 32], "--resolution must be a multiple of 64, .* got 32"),
+        ([*NETWORK, "--attention_size", -1], "--attention_size must be at least 0, for no attention, got -1"),
         ([*NETWORK, "--layers_per_block", 0], "--layers_per_block must be at least 1, got 0"),
         ([*NETWORK, "--attention_head_dim", 64], "--attention_head_dim must be from 1 to 32, .* got 64"),
         ([*NETWORK, "--train_data_dir", "nowhere"], "nowhere"),
