@@ -22,7 +22,7 @@ import torch
 from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
-from leo_diffusers import DEMO_MODEL, LEOInfinitePipeline, LEOPipeline, LIAPipeline, video_io
+from leo_diffusers import DEMO_MODEL, LEOInfinitePipeline, LEOPipeline, LIAModel, LIAPipeline, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.commands import check_model
 from leo_diffusers.data.motion_codes import MotionCodes
@@ -219,6 +219,25 @@ def generate_endless(
     return torch.stack(codes), torch.stack(last)
 
 
+def draw_people(leo: LEOPipeline, args: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""People from nothing: frames (N, 3, H, W), and the codes (N, M) that they were drawn for."""
+    options = {"num_frames": 2, "num_inference_steps": args.num_inference_steps, "output_type": "pt"}
+    outputs = [
+        leo(**options, generator=torch.Generator().manual_seed(index))
+        for index in tqdm(range(args.num_first_frames), "People from nothing", unit="frame")
+    ]
+    frames = torch.cat([output.frames[:, 0] for output in outputs]) * 2 - 1
+    return frames, torch.cat([output.motion_codes[:, 0] for output in outputs])
+
+
+@torch.no_grad()
+def pose_errors(animator: LIAModel, frames: torch.Tensor, asked: torch.Tensor, data: torch.Tensor) -> dict[str, float]:
+    r"""Distance of the drawn codes from those asked for, and from those of others, in deviations of `data` (N, M)."""
+    found = torch.cat([animator.encode_motion(part) for part in frames.split(32)])
+    errors = [((found - codes) / data.std(dim=0)).abs().mean().item() for codes in (asked, asked.roll(1, dims=0))]
+    return dict(zip(("asked", "others"), errors))
+
+
 def evaluate_generation(
     infinite: LEOInfinitePipeline, people: list[Person], judge: LabelNetwork, args: argparse.Namespace
 ) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -251,17 +270,11 @@ def evaluate_generation(
         results["endless"]["outside_of_true_clips"] = share_outside(data, motion_codes)
 
     if leo.motion_prior is not None and leo.first_frame_unet is not None:
-        output = leo(
-            num_videos_per_prompt=args.num_first_frames,
-            num_frames=2,
-            num_inference_steps=args.num_inference_steps,
-            generator=torch.Generator().manual_seed(0),
-            output_type="pt",
-        )
-        frames = output.frames[:, 0] * 2 - 1
+        frames, asked = draw_people(leo, args)
         columns = min(16, args.num_first_frames)
         pictures["first_frames"] = frame_grid([row for row in frames.split(columns) if len(row) == columns])
-        results["start_codes"] = code_statistics(output.motion_codes[:, 0], data.flatten(0, 1))
+        results["start_codes"] = code_statistics(asked, data.flatten(0, 1))
+        results["pose"] = pose_errors(leo.animator, frames, asked, data.flatten(0, 1))
     return results, pictures
 
 
@@ -292,6 +305,10 @@ def table_rows(results: dict) -> list[tuple[str, str]]:
     if "outside" in endless:
         outside = f"{endless['outside']:.2%} (true clips: {endless['outside_of_true_clips']:.2%})"
         rows.append((f"codes outside the training's range over {endless['frames']} frames", outside))
+    if "pose" in results:
+        pose = results["pose"]
+        value = f"{pose['asked']:.2f} deviations (from that of another: {pose['others']:.2f})"
+        rows.append(("people from nothing: pose against that asked for", value))
     rows.append(("`leo-diffusers generate`, 64 frames, two threads", f"{results['seconds']:.1f} s"))
     return rows
 

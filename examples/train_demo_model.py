@@ -12,13 +12,7 @@ shows nothing. A run that was stopped goes on where it was. --package embeds the
 import argparse
 import json
 import os
-import platform
-import shlex
 import shutil
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,6 +23,7 @@ from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.model_card import EMBEDDED_USAGE, write_model_card
 from leo_diffusers.pipelines.components import cast_weights
 from leo_diffusers.training.checkpoints import save_atomically
+from leo_diffusers.training.recipe import Recipe, Stage
 
 
 EXAMPLES = Path(__file__).resolve().parent
@@ -61,81 +56,6 @@ FIRST_FRAME = (
 )
 
 
-@dataclass(frozen=True)
-class Stage:
-    r"""
-    One script, and what it writes.
-
-    Args:
-        output (`str`): Name of its folder.
-        script (`str`): In this folder.
-        arguments (`str`): With the folders of earlier stages by name.
-        steps (`int`): Optimisation steps; 0 where there are none.
-        smoke (`str`): Arguments of a run that only goes through.
-        seed (`int`): Added to the run's seed.
-    """
-
-    output: str
-    script: str
-    arguments: str
-    steps: int = 0
-    smoke: str = ""
-    seed: int = 0
-
-    def command(self, folder: Path, args: argparse.Namespace) -> list[str]:
-        r"""The words of its command, for networks below `folder`."""
-        folders = {name: folder / name for name in (*(stage.output for stage in TRAINING), "demo_model")}
-        words = [str(EXAMPLES / self.script)]
-        words += [word.format_map(folders) for word in f"{self.arguments} {self.smoke if args.smoke else ''}".split()]
-        if self.steps:
-            steps = SMOKE_STEPS if args.smoke else self.steps
-            interval = min(steps, 1000)
-            words += (
-                f"--max_train_steps {steps} --checkpointing_steps {interval} --validation_steps {interval}".split()
-            )
-            words += f"--resume_from_checkpoint latest --seed {args.seed + self.seed}".split()
-        return [*words, "--output_dir", str(folder / self.output)]
-
-    def shown(self, args: argparse.Namespace) -> str:
-        r"""Its command as a user would write it."""
-        words = self.command(Path("outputs"), args)
-        return shlex.join(["python", f"examples/{self.script}", *words[1:]])
-
-
-class Record:
-    r"""
-    What made the output of a stage, kept beside it as stage.json.
-
-    Args:
-        stage (`Stage`): The stage.
-        args (`argparse.Namespace`): Of the run.
-
-    Raises:
-        ValueError: Where something else made it: then nothing of it may be used.
-    """
-
-    def __init__(self, stage: Stage, args: argparse.Namespace):
-        self.path = args.output_dir / stage.output / "stage.json"
-        self.values = {"command": stage.shown(args), "is_done": False, "minutes": 0.0, "machine": describe_machine()}
-        if self.path.is_file():
-            found = json.loads(self.path.read_text())
-            if found["command"] != self.values["command"]:
-                raise ValueError(
-                    f"{self.path.parent} was made by another command ({found['command']}): delete it and what was "
-                    "made from it, or name another --output_dir."
-                )
-            self.values = found
-
-    def save(self, is_done: bool, minutes: float) -> None:
-        r"""Counts the time that was spent, and whether the stage is through."""
-        self.values |= {"is_done": is_done, "minutes": self.values["minutes"] + minutes}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.values, indent=1))
-        partial.replace(self.path)
-
-
-SMOKE_STEPS = 4
 SMOKE_SAMPLES = "--num_validation_samples 2 --num_inference_steps 2"
 TRAINING = (
     Stage(
@@ -170,13 +90,20 @@ EVALUATION = Stage(
     "evaluate_demo_model.py",
     "--model {demo_model} --label_network {label-network} --judge {judge} --motion_codes_dir {codes}",
     smoke="--num_people 2 --num_first_frames 2 --num_endless 1 --endless_frames 96 --num_inference_steps 2",
+    needs=("leo", "transition", "prior", "first-frame"),  # the parts of demo_model
 )
 
 DESCRIPTION = """\
 LEO for synthetic talking heads at 128 pixels: the model that is embedded in leo_diffusers. All of it was trained from
 nothing on clips that leo_diffusers renders itself; nobody's face was used.
 
-{samples}
+Videos that it made of pictures of people whom it never saw:
+
+{videos}
+
+People from nothing, the first 64 drawn:
+
+{people}
 
 ## Training
 
@@ -209,39 +136,9 @@ On people and motions that no training saw, by examples/evaluate_demo_model.py:
 
 ## Limits
 
-It animates faces of its own kind only: photos of people come out distorted.
+It animates faces of its own kind only: photos of people come out distorted. The gaze is followed by a third. Where a
+picture shows a face turned far away, what it hides is smeared when it turns to the other side.
 """
-
-
-def describe_machine() -> str:
-    r"""What the training runs on."""
-    if torch.cuda.is_available():
-        return f"one {torch.cuda.get_device_name()}"
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.is_file() else []
-    name = names[0].split(":")[1].strip() if names else platform.machine()
-    return f"{os.cpu_count()} CPU cores ({name})"
-
-
-def run_stages(args: argparse.Namespace, stages: tuple[Stage, ...]) -> None:
-    r"""Runs what is not done yet, in order; a script's own message says what went wrong."""
-    records = [Record(stage, args) for stage in stages]
-    for index, (stage, record) in enumerate(zip(stages, records)):
-        if record.values["is_done"]:
-            continue
-        for later in records[index + 1 :]:
-            if later.values["is_done"]:
-                raise ValueError(f"{later.path.parent} was made before {stage.output} is done: delete it.")
-        command = [sys.executable, *stage.command(args.output_dir, args)]
-        print(f"\n$ {shlex.join(command)}", flush=True)
-        record.save(is_done=False, minutes=0)
-        start, has_ended = time.monotonic(), False
-        try:
-            has_ended = subprocess.run(command).returncode == 0
-        finally:
-            record.save(has_ended, (time.monotonic() - start) / 60)
-        if not has_ended:
-            raise ValueError(f"{stage.script} failed; its message is above. Run this command again to go on.")
 
 
 def assemble(args: argparse.Namespace) -> None:
@@ -280,21 +177,23 @@ def draw_curves(args: argparse.Namespace, path: Path) -> None:
     figure.savefig(path, dpi=60)
 
 
-def write_card(args: argparse.Namespace) -> None:
+def write_card(recipe: Recipe, args: argparse.Namespace) -> None:
     r"""The model card: how the model was made, and how good it is."""
     folder, evaluation = args.output_dir / "demo_model", args.output_dir / "evaluation"
-    records = [Record(stage, args).values for stage in TRAINING]
+    records = [recipe.records[stage.output] for stage in TRAINING]
     draw_curves(args, folder / "curves.png")
-    shutil.copy(evaluation / "generated.png", folder / "generated.png")
+    for name in ("generated.png", "first_frames.png"):
+        shutil.copy(evaluation / name, folder / name)
     write_model_card(
         folder,
         title="The embedded model of leo_diffusers",
         description=DESCRIPTION.format(
-            samples="![videos that it generated](generated.png)",
+            videos="![videos that it generated](generated.png)",
+            people="![people that it drew](first_frames.png)",
             machine=" and ".join(dict.fromkeys(record["machine"] for record in records)),
             hours=sum(record["minutes"] for record in records) / 60,
             seed=args.seed,
-            commands="\n".join(stage.shown(args) for stage in (*TRAINING, EVALUATION)),
+            commands="\n".join(recipe.shown(stage) for stage in recipe.stages),
             curves="![losses](curves.png)",
             table=(evaluation / "table.md").read_text().strip(),
         ),
@@ -325,11 +224,14 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError("--package cannot go with --smoke: what that trains shows nothing.")
     if args.package and not os.access(PACKAGED.parent, os.W_OK):
         raise PermissionError(f"{PACKAGED.parent} cannot be written to, as --package would.")
+    if args.num_parallel < 1:
+        raise ValueError(f"--num_parallel must be at least 1, got {args.num_parallel}.")
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    run_stages(args, TRAINING)
+    recipe = Recipe((*TRAINING, EVALUATION), EXAMPLES, args.output_dir, args.seed, args.smoke)
+    recipe.run({stage.output for stage in TRAINING}, args.num_parallel)
     assemble(args)
-    run_stages(args, (EVALUATION,))
-    write_card(args)
+    recipe.run()
+    write_card(recipe, args)
     model = args.output_dir / "demo_model"
     if args.package:
         package(model)
@@ -344,6 +246,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output_dir", type=Path, required=True, help="clips, networks and the model are written here")
     add("--smoke", action="store_true", help="a few steps of everything")
     add("--package", action="store_true", help="replace the embedded model by the result")
+    add("--num_parallel", type=int, default=1, help="stages side by side, 9 GB of memory each (default: %(default)s)")
     add("--seed", type=int, default=0, help="default: %(default)s")
     return parser
 

@@ -43,7 +43,7 @@ def test_its_card_tells_how_it_was_made_and_how_good_it_is(smoke_folder):
     for script in ("render_talking_heads", "train_label_network", "train_lia", "train_lmdm", "train_first_frame"):
         assert f"python examples/{script}.py " in card
     assert "PSNR" in card and str(smoke_folder) not in card
-    for picture in ("curves.png", "generated.png"):
+    for picture in ("curves.png", "generated.png", "first_frames.png"):
         assert f"({picture})" in card and (smoke_folder / "demo_model" / picture).is_file()
 
 
