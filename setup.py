@@ -16,8 +16,10 @@ extras = {
     "eval": ["torchmetrics", "scipy", "lpips", "torchvision", "matplotlib"],
     "app": ["gradio"],
     "download": ["yt-dlp"],
+    "datasets": ["datasets>=5.2.0"],
 }
-extras["test"] = ["pytest", "ruff", *extras["train"], *extras["edit"], *extras["download"]]
+extras["test"] = ["pytest", "ruff", "lpips", "torchmetrics"]
+extras["test"] += [package for extra in ("train", "edit", "download", "datasets") for package in extras[extra]]
 
 setup(
     name="leo_diffusers",
@@ -29,7 +31,12 @@ setup(
     author="The leo_diffusers contributors",
     keywords="diffusion image animation video generation pytorch diffusers",
     packages=find_packages(include=["leo_diffusers", "leo_diffusers.*"]),
-    package_data={"leo_diffusers": [f"demo_model/**/*.{suffix}" for suffix in ("md", "png", "json", "safetensors")]},
+    package_data={
+        "leo_diffusers": [
+            *(f"demo_model/**/*.{suffix}" for suffix in ("md", "png", "json", "safetensors")),
+            "evaluation/user_study.html",
+        ]
+    },
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.7",

@@ -1,6 +1,7 @@
 """Frames and clips -> features of pretrained networks, prepared as the papers' own code prepares them."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from .i3d import FRAME_SIZE as I3D_FRAME_SIZE
 from .i3d import I3D
 from .inception_resnet import InceptionResnetV1
 from .protocols import DIGAN, PROTOCOLS, STYLEGAN_V, quantize
-from .resnet import ResNet50
+from .resnet import BottleneckResNet50, ResNet50
 from .resnext_3d import ResNeXt3D
 from .weights import WeightsFile, file_hash
 
@@ -50,6 +51,7 @@ BODY_WEIGHTS = WeightsFile(
     prefix="model.",
     ignored=("fc.", "classifier."),
 )
+BOTTLENECK_WEIGHTS = replace(BODY_WEIGHTS, prefix="", ignored=("model.fc.", "classifier.classifier."))
 VIDEO_FID_WEIGHTS = WeightsFile(
     name="resnext-101-kinetics.pth",
     contents="the 3-D ResNeXt-101 of Kinetics-400",
@@ -330,7 +332,8 @@ class FaceEmbeddings(FeatureExtractor):
 
 class BodyEmbeddings(FeatureExtractor):
     r"""
-    Frames (F, 3, H, W) -> features (F, 2048) of a person re-identification network, not normalised, for ACD and AED.
+    Frames (F, 3, H, W) -> features (F, D) of a person re-identification network, for ACD and AED. LEO does not say
+    which of its features it takes for ACD: its numbers are too large for normalised ones.
 
     Args:
         weights (`str` or `Path`, *optional*): Of an `ft_net` with a ResNet-50 of Person_reID_baseline_pytorch.
@@ -338,10 +341,14 @@ class BodyEmbeddings(FeatureExtractor):
         last_stride (`int`): With which the network was trained: 2, or 1 (`--stride 1`).
         compat (`bool`): Whether to repeat two mistakes of pose-evaluation that are in published AED: colours are
             divided by 255 twice, and each frame is normalised by its own statistics instead of the training's.
+        layer (`str`): "pooled": 2048 numbers, as of pose-evaluation; "bottleneck": the 512 that the network's own
+            tests compare, of a network without a rectifier there, as its project makes them now.
+        normalize (`bool`): Whether features are made of length 1.
 
     Raises:
         FileNotFoundError: Where there is no such file.
-        ValueError: Where no weights are given, or another network's.
+        ValueError: Where no weights are given, or another network's; for another `layer`, and for `compat` of the
+            bottleneck.
     """
 
     def __init__(
@@ -350,9 +357,19 @@ class BodyEmbeddings(FeatureExtractor):
         download: bool = False,
         last_stride: int = 2,
         compat: bool = False,
+        layer: str = "pooled",
+        normalize: bool = False,
     ):
-        super().__init__(*BODY_WEIGHTS.load(lambda: ResNet50(last_stride), weights, download))
+        if layer not in ("pooled", "bottleneck"):
+            raise ValueError(f'`layer` must be "pooled" or "bottleneck", got {layer!r}.')
+        if compat and layer == "bottleneck":
+            raise ValueError('`compat` must be False where `layer` is "bottleneck": pose-evaluation takes "pooled".')
+        file, build = (BODY_WEIGHTS, ResNet50) if layer == "pooled" else (BOTTLENECK_WEIGHTS, BottleneckResNet50)
+        super().__init__(*file.load(lambda: build(last_stride), weights, download))
         self.compat = compat
+        self.normalize = normalize
+        # For results: everything that a number depends on.
+        self.name = f"BodyEmbeddings({layer=}, {normalize=}, {last_stride=}, {compat=})"
         if compat:
             for module in self.network.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -366,13 +383,18 @@ class BodyEmbeddings(FeatureExtractor):
             frames (`torch.Tensor` or `np.ndarray` of shape `(F, 3, H, W)`): RGB, 8-bit or floats in [-1, 1].
 
         Returns:
-            `torch.Tensor` of shape `(F, 2048)`.
+            `torch.Tensor` of shape `(F, 2048)`, or `(F, 512)` of the bottleneck.
 
         Raises:
             ValueError: For another shape, type or range, or NaN.
         """
         frames = to_8bit(self.read("frames", frames, "(F, 3, H, W)"))
         pixels = pillow_resize(frames, BODY_SIZE, Image.Resampling.BICUBIC).float() / 255
+        features = self.network_features(pixels)
+        return F.normalize(features) if self.normalize else features
+
+    def network_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        r"""Frames (F, 3, 288, 144) in [0, 1] -> features (F, D)."""
         if not self.compat:
             return self.network(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD))
         pixels = normalize(pixels / 255, IMAGENET_MEAN, IMAGENET_STD)

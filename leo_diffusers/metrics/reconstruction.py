@@ -50,8 +50,8 @@ def average_perceptual_distance(
     Args:
         real (array of shape `(F, 3, H, W)`): Frames of a real video in [-1, 1].
         fake (array of shape `(F, 3, H, W)`): The rendered ones.
-        network (`Callable`): `lpips.LPIPS(net="alex")`, which LIA takes, or any function of two batches in [-1, 1]
-            that gives one number per frame.
+        network (`Callable`): [`LPIPS`], which LIA takes, or any function of two batches in [-1, 1] that gives one
+            number per frame.
 
     Returns:
         `float`: At least 0.

@@ -83,3 +83,25 @@ class ResNet50(nn.Module):
         features = F.max_pool2d(features, 3, stride=2, padding=1)  # (B, 64, H / 4, W / 4)
         features = self.layer4(self.layer3(self.layer2(self.layer1(features))))
         return features.mean(dim=(2, 3))
+
+
+class BottleneckResNet50(nn.Module):
+    r"""
+    Frame -> features of a re-identification network's bottleneck: what stands before its classes.
+
+    Its state dict has the keys and shapes of Person_reID_baseline_pytorch's `ft_net`, but for `model.fc` and
+    `classifier.classifier`.
+
+    Args:
+        last_stride (`int`): As of [`ResNet50`].
+    """
+
+    def __init__(self, last_stride: int = 2):
+        super().__init__()
+        self.model = ResNet50(last_stride)
+        bottleneck = nn.Sequential(nn.Linear(2048, 512), nn.BatchNorm1d(512))
+        self.classifier = nn.ModuleDict({"add_block": bottleneck})
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        r"""Frames (B, 3, H, W) as of [`ResNet50`] -> (B, 512), not normalised."""
+        return self.classifier["add_block"](self.model(frames))

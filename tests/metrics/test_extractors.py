@@ -18,7 +18,7 @@ from leo_diffusers.metrics.extractors import (
 )
 from leo_diffusers.metrics.i3d import I3D
 from leo_diffusers.metrics.inception_resnet import InceptionResnetV1
-from leo_diffusers.metrics.resnet import ResNet50
+from leo_diffusers.metrics.resnet import BottleneckResNet50, ResNet50
 from leo_diffusers.metrics.resnext_3d import ResNeXt3D
 
 
@@ -293,6 +293,30 @@ def test_compatible_bodies_repeat_both_mistakes(files, randomize):
     torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-3)
     for key, tensor in extractor.network.state_dict().items():
         assert "num_batches_tracked" in key or torch.equal(tensor, network.state_dict()[key])
+
+
+def test_layers_of_bodies(tmp_path, randomize):
+    network = randomize(BottleneckResNet50())
+    weights = network.state_dict() | {"model.fc.weight": torch.zeros(1)}
+    torch.save(weights | {"classifier.classifier.0.weight": torch.zeros(1)}, tmp_path / "net_last.pth")
+    pooled, bottleneck = (BodyEmbeddings(tmp_path / "net_last.pth", layer=layer) for layer in ("pooled", "bottleneck"))
+    of_length_1 = BodyEmbeddings(tmp_path / "net_last.pth", layer="bottleneck", normalize=True)
+    frames = noise(1, 3, 64, 64)
+    features = bottleneck(frames)
+    assert pooled(frames).shape == (1, 2048) and features.shape == (1, 512)
+    torch.testing.assert_close(network.classifier["add_block"](pooled(frames)), features)
+    torch.testing.assert_close(of_length_1(frames), features / features.norm(dim=1, keepdim=True))
+    assert len({extractor.name for extractor in (pooled, bottleneck, of_length_1)}) == 3  # results tell them apart
+    assert of_length_1.name == "BodyEmbeddings(layer='bottleneck', normalize=True, last_stride=2, compat=False)"
+
+
+def test_bad_layers_of_bodies_are_refused(files):
+    with pytest.raises(ValueError, match="a ResNet-50 of .*: classifier.add_block.0.bias is missing"):
+        BodyEmbeddings(weights=files[BodyEmbeddings], layer="bottleneck")
+    with pytest.raises(ValueError, match='`layer` must be "pooled" or "bottleneck", got \'fc\''):
+        BodyEmbeddings(weights=files[BodyEmbeddings], layer="fc")
+    with pytest.raises(ValueError, match='`compat` must be False where `layer` is "bottleneck"'):
+        BodyEmbeddings(weights=files[BodyEmbeddings], layer="bottleneck", compat=True)
 
 
 @pytest.mark.parametrize("input_norm", ["kinetics_255", "kinetics_unit"])

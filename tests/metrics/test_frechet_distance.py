@@ -25,6 +25,17 @@ def test_against_its_definition(width, ddof):
     assert frechet_distance(real, fake, ddof) == pytest.approx(by_eigenvalues(real, fake, ddof), rel=1e-6)
 
 
+def test_against_torchmetrics():
+    fid = pytest.importorskip("torchmetrics.image.fid", reason="torchmetrics is absent")
+    real, fake = (torch.from_numpy(features(count, 40, seed)).float() for count, seed in ((200, 0), (120, 1)))
+    network = torch.nn.Identity()
+    network.num_features = 40  # torchmetrics asks for it
+    metric = fid.FrechetInceptionDistance(feature=network)
+    metric.update(real, real=True)
+    metric.update(fake, real=False)
+    assert frechet_distance(real, fake, ddof=1) == pytest.approx(metric.compute().item(), rel=1e-4)
+
+
 def test_in_one_dimension_it_is_that_of_means_and_deviations():
     real, fake = np.array([[0.0], [2.0], [4.0]]), np.array([[5.0], [6.0], [7.0]])
     assert frechet_distance(real, fake) == pytest.approx((2 - 6) ** 2 + (2 - 1) ** 2)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from leo_diffusers.metrics import kernel_distance
 
@@ -26,6 +27,15 @@ def by_loops(real: np.ndarray, fake: np.ndarray) -> float:
 def test_against_its_definition(width):
     real, fake = features(20, width, 0), features(15, width, 3)
     assert kernel_distance(real, fake) == pytest.approx(by_loops(real, fake), rel=1e-6)
+
+
+def test_against_torchmetrics():
+    kid = pytest.importorskip("torchmetrics.image.kid", reason="torchmetrics is absent")
+    real, fake = (torch.from_numpy(features(50, 30, seed)).float() for seed in (0, 3))
+    metric = kid.KernelInceptionDistance(feature=torch.nn.Identity(), subsets=1, subset_size=50)
+    metric.update(real, real=True)
+    metric.update(fake, real=False)
+    assert kernel_distance(real, fake) == pytest.approx(metric.compute()[0].item(), rel=1e-4)
 
 
 def test_blocks_change_nothing():

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from leo_diffusers.metrics.resnet import ResNet50
+from leo_diffusers.metrics.resnet import BottleneckResNet50, ResNet50
 
 
 STAGES = {"layer1": (64, 3), "layer2": (128, 4), "layer3": (256, 6), "layer4": (512, 3)}
@@ -66,6 +66,22 @@ def test_keys_and_shapes():
     assert {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()} == expected_shapes()
     count = sum(parameter.numel() for parameter in network.parameters())
     assert count + 2048 * 1000 + 1000 == 25_557_032  # with the classes of ImageNet, as torchvision has it
+
+
+def test_bottleneck(randomize):
+    network = randomize(BottleneckResNet50())
+    weights = network.state_dict()
+    expected = {f"model.{key}": shape for key, shape in expected_shapes().items()}
+    expected |= {"classifier.add_block.0.weight": (512, 2048), "classifier.add_block.0.bias": (512,)}
+    expected |= {f"classifier.add_block.1.{key}": (512,) for key in ("weight", "bias", "running_mean", "running_var")}
+    expected["classifier.add_block.1.num_batches_tracked"] = ()
+    assert {key: tuple(tensor.shape) for key, tensor in weights.items()} == expected
+    frames = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(1))
+    block = {key.removeprefix("classifier.add_block."): tensor for key, tensor in weights.items()}
+    with torch.no_grad():
+        features = network.model(frames) @ block["0.weight"].T + block["0.bias"]
+        features = (features - block["1.running_mean"]) / (block["1.running_var"] + 1e-5).sqrt()
+        torch.testing.assert_close(network(frames), features * block["1.weight"] + block["1.bias"])
 
 
 def test_other_strides_are_refused():
