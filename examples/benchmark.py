@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from leo_diffusers import LEOInfinitePipeline, LIAModel, LIAPipeline, MotionUNet1DModel
 from leo_diffusers.command_line import OneLineParser, run_script
+from leo_diffusers.evaluation.speed import name_device, seconds
 
 
 MATRIX_SIZE = 4096  # large enough for the machine's best rate
@@ -116,24 +116,6 @@ class NaiveAnimator:
 
 
 # ------------------------------------------------------------------------------------------------------- measurement
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-
-
-def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    r"""Median time of a call, after one that warms up."""
-    work()
-    synchronize(device)
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
 
 
 def count_flops(work: Callable[[], object]) -> int:
@@ -233,7 +215,7 @@ def main(args: argparse.Namespace) -> None:
     animator = calibrated(LIAModel(frame_size=args.frame_size, block_out_channels=channels)).to(device).eval()
     results = {
         "machine": platform.processor() or platform.machine(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": name_device(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "frame_size": args.frame_size,

@@ -18,6 +18,7 @@ ALLOWED = {
     "video_io": {"video_io"},
     "data": {"data", "models", "video_io"},
     "metrics": {"metrics"},
+    "evaluation": {"evaluation", "metrics", "pipelines", "models", "data", "training", "video_io"},
     "training": {"training", "models", "data", "video_io", "model_card"},
     "pipelines": {"pipelines", "models", "video_io"},
     "model_card": set(),
@@ -83,7 +84,7 @@ def test_arrows_run_one_way(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=identifier)
 def test_optional_packages_are_imported_late(path):
-    optional = {"torchvision", "controlnet_aux", "peft", "yt_dlp"}
+    optional = {"torchvision", "controlnet_aux", "peft", "yt_dlp", "datasets"}
     found = {name.split(".")[0] for name in imports(path, top_level_only=True)} & optional
     assert not found, f"{found} must be imported in the function that needs it"
 

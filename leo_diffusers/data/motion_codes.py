@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -108,10 +109,15 @@ def hash_animator(animator: LIAModel) -> str:
     Returns:
         `str`: 16 hexadecimal digits.
     """
+    encoder = ("appearance_encoder", "motion_head", "motion_dictionary")
+    return hash_tensors({name: tensor for name, tensor in animator.state_dict().items() if name.startswith(encoder)})
+
+
+def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    r"""A hash of tensors and their names, 16 hexadecimal digits; the same for any order and device."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(animator.state_dict().items()):
-        if name.startswith(("appearance_encoder", "motion_head", "motion_dictionary")):
-            digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

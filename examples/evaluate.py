@@ -1,0 +1,470 @@
+#!/usr/bin/env python
+"""
+Measures a model as the papers measure theirs, and writes results.json, table.md and pictures.
+
+    python examples/evaluate.py reconstruction --model animator --test_data_dir data/vox/test --output_dir results
+    python examples/evaluate.py generation --model leo --test_data_dir data/ffs/train --protocol stylegan_v \\
+        --features i3d --features_weights i3d_pretrained_400.pt --output_dir results
+
+Measurements are kept one by one: a run that was stopped goes on where it was, and `accelerate launch` splits them
+over processes. A number is only as good as its protocol: every results.json names it.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+
+from leo_diffusers import DEMO_MODEL, LEOInfinitePipeline, LIAPipeline, metrics, video_io
+from leo_diffusers.command_line import OneLineParser, run_script
+from leo_diffusers.commands import check_model
+from leo_diffusers.data.motion_codes import MotionCodes
+from leo_diffusers.data.video_clips import VideoClip, find_clips
+from leo_diffusers.evaluation.cross import evaluate_cross
+from leo_diffusers.evaluation.generation import evaluate_generation, generation_settings, smaller
+from leo_diffusers.evaluation.paper_tables import METRICS, MeasuredRow, markdown_table, paper_rows
+from leo_diffusers.evaluation.parts import EvaluationParts, write_bytes, write_json
+from leo_diffusers.evaluation.plots import plot_curves, plot_trajectories
+from leo_diffusers.evaluation.readers import Readers, label_readers
+from leo_diffusers.evaluation.reconstruction import evaluate_reconstruction
+from leo_diffusers.evaluation.repetition import RepetitionSettings, evaluate_repetition, repetition_settings
+from leo_diffusers.evaluation.speed import measure_speed
+from leo_diffusers.evaluation.user_study import score_user_study, write_user_study
+from leo_diffusers.evaluation.video_maker import GenerationSettings, describe_pipeline
+from leo_diffusers.metrics.protocols import PROTOCOLS
+from leo_diffusers.training.arguments import check_processes
+from leo_diffusers.training.perceptual_loss import load_label_network
+
+
+LONGEST_WAIT = timedelta(days=7)  # of a process for the others
+# By argument and name the extractor; each takes `weights` and `download`.
+EXTRACTORS = {
+    "identity": {
+        "face": metrics.FaceEmbeddings,
+        "openface": metrics.OpenFaceEmbeddings,
+        "body": metrics.BodyEmbeddings,
+        "body_compat": partial(metrics.BodyEmbeddings, compat=True),  # as published AED was measured
+    },
+    "features": {
+        "i3d": metrics.I3DFeatures,
+        "i3d_torchscript": metrics.I3DTorchscriptFeatures,
+        "video_fid": metrics.VideoFIDFeatures,
+        "video_fid_unit": partial(metrics.VideoFIDFeatures, input_norm="kinetics_unit"),  # nearer to LIA's scale
+    },
+}
+KEYPOINTS = {"face": metrics.FaceKeypoints, "body": metrics.BodyKeypoints}
+
+
+@dataclass(frozen=True)
+class Report:
+    r"""
+    What was measured of a model.
+
+    Args:
+        results (`dict`): For results.json.
+        rows (`list[MeasuredRow]`): For table.md, beside the papers' rows; no table without.
+        table (`str`): Of the papers.
+    """
+
+    results: dict
+    rows: list[MeasuredRow]
+    table: str = ""
+
+
+# ------------------------------------------------------------------------------------------------------------- parse
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--output_dir", type=Path, required=True, help="results.json, table.md, pictures, and what is measured so far")
+    add("--dataset", default=None, help="show the papers' rows of this data set too, such as VoxCeleb")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default=DEMO_MODEL, help="folder or Hub id (default: the embedded model)")
+
+
+def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--test_data_dir", type=Path, required=True, help="folder of videos, or of folders of frames")
+    add(
+        "--num_videos", type=int, default=None, help="only so many of them, in the order of their names (default: all)"
+    )
+
+
+def add_reader_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
+    r"""Networks that read frames; what is not named is not measured."""
+    add = parser.add_argument_group("networks").add_argument
+    add("--label_network", type=Path, default=None, help="of train_label_network.py: reads whatever others do not")
+    if "lpips" in names:
+        add("--lpips", action="store_true", help="measure LPIPS (AlexNet)")
+        add("--lpips_weights", type=Path, default=None, help="alexnet-owt-7be5be79.pth")
+    if "keypoints" in names:
+        add("--keypoints", choices=KEYPOINTS, default=None, help="measure AKD and MKR")
+        add("--keypoints_weights", type=Path, default=None, help="body_pose_model.pth, for body")
+    if "identity" in names:
+        add("--identity", choices=EXTRACTORS["identity"], default=None, help="measure AED or ACD")
+        add("--identity_weights", type=Path, default=None, help="the file that its message names")
+    if "features" in names:
+        add(
+            "--features",
+            choices=[*EXTRACTORS["features"], "random_i3d"],
+            default=None,
+            help="measure FVD or video FID",
+        )
+        add("--features_weights", type=Path, default=None, help="the file that its message names")
+    add("--download", action="store_true", help="fetch missing weights, where they have an address")
+
+
+def add_reconstruction(parser: argparse.ArgumentParser) -> None:
+    add_clip_arguments(parser)
+    add_reader_arguments(parser, "lpips", "keypoints", "identity")
+    parser.add_argument("--num_frames", type=int, default=None, help="of each video, from its start (default: all)")
+
+
+def add_cross(parser: argparse.ArgumentParser) -> None:
+    add_clip_arguments(parser)
+    add_reader_arguments(parser, "identity", "features")
+    parser.add_argument("--num_frames", type=int, default=100, help="of each video (default: %(default)s, LIA's)")
+    parser.add_argument("--num_pairs", type=int, default=None, help="source and driver (default: one per video)")
+    parser.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
+
+
+def add_generation(parser: argparse.ArgumentParser) -> None:
+    add_clip_arguments(parser)
+    add_reader_arguments(parser, "identity", "features")
+    add = parser.add_argument
+    add("--protocol", choices=PROTOCOLS, required=True, help="which clips are compared with how many, how often")
+    add("--num_clips", type=int, default=None, help="fewer than the protocol's: no number of a paper (default: all)")
+    add("--repeats", type=int, default=None, help="fewer trials than the protocol's (default: all)")
+    add("--num_frames", type=int, default=16, help="that are compared of each video (default: %(default)s)")
+    add("--frame_stride", type=int, default=1, help="from one of them to the next; LEO's Taichi: 4 (%(default)s)")
+    add("--fake_stride", type=int, default=None, help="the same of generated videos (default: --frame_stride)")
+    add("--conditional", action="store_true", help="begin with frames of the real videos (default: from nothing)")
+    add("--transition", choices=("none", "diffusion"), default="none", help="of long videos (default: %(default)s)")
+    add("--num_inference_steps", type=int, default=50, help="denoising steps (default: %(default)s)")
+
+
+def add_repetition(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--motion_codes_dir", type=Path, required=True, help="of real clips, by the model's animator")
+    add("--images", type=Path, nargs="+", default=None, help="what videos begin with (default: the motion prior)")
+    add("--num_videos", type=int, default=256, help="with and without transitions (default: %(default)s)")
+    add("--num_frames", type=int, default=512, help="of each (default: %(default)s)")
+    add("--window", type=int, default=32, help="frames of a motion that recurs (default: %(default)s)")
+    add("--num_inference_steps", type=int, default=50, help="denoising steps (default: %(default)s)")
+    add("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def add_speed(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--lengths", type=int, nargs="+", default=[64, 512], help="frames of the videos (default: %(default)s)")
+    add("--num_inference_steps", type=int, default=50, help="denoising steps (default: %(default)s)")
+    add("--repeats", type=int, default=3, help="measurements, of which the median counts (default: %(default)s)")
+
+
+def add_ablation(commands: argparse._SubParsersAction) -> None:
+    r"""The tasks that can be ablated, with their own arguments."""
+    parser = commands.add_parser("ablation", help="variants of a model, each trained on several seeds, in one table")
+    tasks = parser.add_subparsers(dest="ablated", required=True, metavar="TASK", parser_class=OneLineParser)
+    for name in ("reconstruction", "generation", "repetition"):
+        task = tasks.add_parser(name, help=TASKS[name].title, formatter_class=argparse.RawTextHelpFormatter)
+        add_common_arguments(task)
+        task.add_argument(
+            "--variant",
+            nargs="+",
+            action="append",
+            required=True,
+            metavar=("NAME", "MODEL"),
+            help='a name, and its models: --variant "20 directions" run-0 run-1 run-2; once for each variant',
+        )
+        TASKS[name].add_arguments(task)
+
+
+def add_user_study(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("user_study", help="paired forced choice (LEO, Table 3)")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=OneLineParser)
+    write = actions.add_parser("write", help="a page that shows pairs of videos")
+    write.add_argument(
+        "--videos", nargs=2, action="append", required=True, metavar=("NAME", "FOLDER"), help="a method"
+    )
+    write.add_argument("--seed", type=int, default=0, help="of the order (default: %(default)s)")
+    score = actions.add_parser("score", help="what raters answered")
+    score.add_argument("--key", type=Path, required=True, help="key.json of the study")
+    score.add_argument("--answers", type=Path, nargs="+", required=True, help="the files that raters sent back")
+    for action in (write, score):
+        action.add_argument("--output_dir", type=Path, required=True, help="folder of the study, or of its result")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    formatter = {"formatter_class": argparse.RawTextHelpFormatter}
+    parser = OneLineParser(prog="evaluate.py", description=__doc__, **formatter)
+    commands = parser.add_subparsers(dest="task", required=True, metavar="TASK", parser_class=OneLineParser)
+    for name, task in TASKS.items():
+        command = commands.add_parser(name, help=task.title, description=task.title, **formatter)
+        add_model_arguments(command)
+        add_common_arguments(command)
+        task.add_arguments(command)
+    add_ablation(commands)
+    add_user_study(commands)
+    return parser
+
+
+# ------------------------------------------------------------------------------------------------------------- build
+
+
+def build_readers(args: argparse.Namespace, device: torch.device) -> Readers:
+    r"""The networks that the arguments name."""
+    readers = {}
+    if args.label_network is not None:
+        readers |= label_readers(load_label_network(args.label_network).to(device))
+    if getattr(args, "keypoints", None) is not None:
+        weights = {} if args.keypoints == "face" else {"weights": args.keypoints_weights}
+        readers["keypoints"] = KEYPOINTS[args.keypoints](download=args.download, **weights)
+    for argument, reader in (("identity", "identity"), ("features", "clip")):
+        name = getattr(args, argument, None)
+        if name == "random_i3d":
+            readers[reader] = metrics.RandomI3DFeatures().to(device)
+        elif name is not None:
+            weights = getattr(args, f"{argument}_weights")
+            readers[reader] = EXTRACTORS[argument][name](weights, download=args.download).to(device)
+    if getattr(args, "lpips", False):
+        readers["perceptual"] = metrics.LPIPS(args.lpips_weights, download=args.download).to(device)
+    return Readers(**readers)
+
+
+def load_model(args: argparse.Namespace, accelerator: Accelerator) -> DiffusionPipeline:
+    r"""The model of `--model`, in float32."""
+    check_model(args.model)
+    pipeline = DiffusionPipeline.from_pretrained(args.model, dtype=torch.float32).to(accelerator.device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def find_test_clips(args: argparse.Namespace, accelerator: Accelerator) -> list[VideoClip]:
+    r"""The clips of `--test_data_dir`."""
+    if args.num_videos is not None and args.num_videos < 1:
+        raise ValueError(f"--num_videos must be at least 1, got {args.num_videos}.")
+    # The main process looks at the clips; the others read what it found.
+    with accelerator.main_process_first():
+        clips, _ = find_clips(args.test_data_dir, split="test", cache=args.output_dir / ".clips.json")
+    return clips[: args.num_videos]
+
+
+def keep_parts(args: argparse.Namespace, accelerator: Accelerator, **settings: object) -> EvaluationParts:
+    r"""Where the measurements of a task are kept."""
+    settings = {"task": args.task, "version": version("leo_diffusers"), **settings}
+    return EvaluationParts(args.output_dir, settings, accelerator)
+
+
+# ----------------------------------------------------------------------------------------------------------- measure
+
+
+def row_of(name: str, values: dict, deviations: dict | None = None) -> MeasuredRow:
+    r"""A row of the table: the numbers that it has columns for. "motion" is the mean correlation over all motions."""
+    numbers = {"lpips" if key == "perceptual" else key: value for key, value in values.items()}
+    agreed = numbers.pop("motion_labels", None) or numbers.pop("motion", None)
+    if agreed is not None:
+        numbers["motion"] = float(np.mean([agreement["correlation"] for agreement in agreed.values()]))
+    known = {key: value for key, value in numbers.items() if key in METRICS and np.isfinite(value)}
+    return MeasuredRow(name, known, deviations or {})
+
+
+def measure_reconstruction(args: argparse.Namespace, accelerator: Accelerator) -> Report:
+    pipeline = LIAPipeline.from_pipe(load_model(args, accelerator))
+    clips, readers = find_test_clips(args, accelerator), build_readers(args, accelerator.device)
+    settings = {"model": describe_pipeline(pipeline), "readers": readers.describe(), "num_frames": args.num_frames}
+    parts = keep_parts(args, accelerator, **settings)
+    results = evaluate_reconstruction(pipeline, clips, readers, parts, args.num_frames)
+    rows = [row_of("copying the source", results["copy"]), row_of(args.model_name, results["model"])]
+    return Report(results, rows, "LIA I")
+
+
+def measure_cross(args: argparse.Namespace, accelerator: Accelerator) -> Report:
+    pipeline = LIAPipeline.from_pipe(load_model(args, accelerator))
+    clips, readers = find_test_clips(args, accelerator), build_readers(args, accelerator.device)
+    drawn = {"num_frames": args.num_frames, "num_pairs": args.num_pairs, "seed": args.seed}
+    settings = {"model": describe_pipeline(pipeline), "readers": readers.describe(), **drawn}
+    results = evaluate_cross(pipeline, clips, readers, keep_parts(args, accelerator, **settings), **drawn)
+    return Report(results, [row_of(args.model_name, results["model"])], "LIA III")
+
+
+def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Report:
+    pipeline = load_model(args, accelerator)
+    clips, readers = find_test_clips(args, accelerator), build_readers(args, accelerator.device)
+    protocol = PROTOCOLS[args.protocol]
+    num_clips, repeats = args.num_clips or protocol.num_clips, args.repeats or protocol.repeats
+    settings = GenerationSettings(
+        args.num_frames,
+        args.frame_stride,
+        args.frame_stride if args.fake_stride is None else args.fake_stride,
+        args.conditional,
+        args.num_inference_steps,
+        args.transition,
+    )
+    protocol = smaller(protocol, num_clips, repeats)
+    parts = keep_parts(args, accelerator, **generation_settings(pipeline, readers, protocol, settings))
+    results = evaluate_generation(pipeline, clips, readers, parts, protocol, settings)
+    names = [name for name in ("fvd", "kvd", "acd") if name in results]
+    deviations = {name: results[name]["std"] for name in names if protocol.repeats > 1}
+    row = row_of(args.model_name, {name: results[name]["mean"] for name in names}, deviations)
+    return Report(results, [row], "LEO 6" if args.dataset == "UCF101" else f"LEO {1 if args.num_frames <= 16 else 2}")
+
+
+def measure_repetition(args: argparse.Namespace, accelerator: Accelerator) -> Report:
+    pipeline = LEOInfinitePipeline.from_pipe(load_model(args, accelerator))
+    transitions = ("none",) if pipeline.transition_unet is None else ("none", "diffusion")
+    settings = RepetitionSettings(
+        args.num_videos, args.num_frames, args.num_inference_steps, transitions, args.window, seed=args.seed
+    )
+    reference = MotionCodes.load(args.motion_codes_dir)
+    images = None if args.images is None else [video_io.read_image(path) for path in args.images]
+    parts = keep_parts(
+        args,
+        accelerator,
+        images=None if args.images is None else [path.name for path in args.images],
+        **repetition_settings(pipeline, reference, settings),
+    )
+    results = evaluate_repetition(pipeline, images, reference, parts, settings)
+    if accelerator.is_main_process:
+        shown = {name: load_file(parts.path_of(f"{name}/0"))["codes"] for name in transitions}
+        plot_trajectories(shown, args.output_dir / "trajectories.png")
+    titles = {"none": "without transitions", "diffusion": "with transitions"}
+    rows = [
+        MeasuredRow(f"{args.model_name}, {titles[name]}", {"repeated_motion": found["share"]})
+        for name, found in results["transitions"].items()
+    ]
+    return Report(results, rows, "LEO 5")
+
+
+def measure_speed_of_model(args: argparse.Namespace, accelerator: Accelerator) -> Report:
+    if accelerator.num_processes > 1:
+        raise ValueError(f"Speed is measured by one process, got {accelerator.num_processes}: run it with python.")
+    results = measure_speed(load_model(args, accelerator), args.lengths, args.num_inference_steps, args.repeats)
+    return Report(results, [])
+
+
+@dataclass(frozen=True)
+class Task:
+    r"""
+    A sub-command.
+
+    Args:
+        title (`str`): What it measures.
+        add_arguments (`Callable`): Parser -> nothing.
+        measure (`Callable`): Arguments and accelerator -> report, the same on every process.
+    """
+
+    title: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    measure: Callable[[argparse.Namespace, Accelerator], Report]
+
+
+TASKS = {
+    "reconstruction": Task(
+        "videos from their first frames (LIA, Table I)", add_reconstruction, measure_reconstruction
+    ),
+    "cross": Task("people driven by others (LIA, Table III)", add_cross, measure_cross),
+    "generation": Task("generated videos (LEO, Tables 1, 2 and 6)", add_generation, measure_generation),
+    "repetition": Task("motion that recurs in long videos (LEO, Table 5)", add_repetition, measure_repetition),
+    "speed": Task("seconds, frames per second and memory", add_speed, measure_speed_of_model),
+}
+
+
+def measure_variants(args: argparse.Namespace, accelerator: Accelerator) -> Report:
+    r"""Each variant's models one by one, then means and standard deviations (of N) over them."""
+    names = [variant[0] for variant in args.variant]
+    if min(map(len, args.variant)) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"--variant needs a name of its own and a model, got {' and '.join(map(repr, names))}.")
+    results, rows = {}, {}
+    for number, (name, *models) in enumerate(args.variant):
+        reports = []
+        for index, model in enumerate(models):
+            folder = args.output_dir / f"variant-{number}-{index}"
+            folder.mkdir(exist_ok=True)
+            ours = argparse.Namespace(**vars(args) | {"model": model, "model_name": name, "output_dir": folder})
+            reports.append(TASKS[args.ablated].measure(ours, accelerator))
+        results[name] = [report.results for report in reports]
+        for place, row in enumerate(reports[0].rows):
+            rows.setdefault(row.method, mean_row([report.rows[place] for report in reports]))
+    return Report({"variants": results}, list(rows.values()))
+
+
+def mean_row(rows: list[MeasuredRow]) -> MeasuredRow:
+    r"""The mean of several models' rows, with the deviations between them where there are several."""
+    values = {name: [row.values[name] for row in rows] for name in rows[0].values}
+    means = {name: float(np.mean(numbers)) for name, numbers in values.items()}
+    deviations = {name: float(np.std(numbers)) for name, numbers in values.items()} if len(rows) > 1 else {}
+    return replace(rows[0], values=means, deviations=deviations)
+
+
+# -------------------------------------------------------------------------------------------------------------- main
+
+
+def save(report: Report, args: argparse.Namespace) -> None:
+    r"""Writes what was measured, and says it."""
+    write_json(args.output_dir / "results.json", report.results)
+    if not report.rows:
+        print(json.dumps(report.results, indent=1))
+        return
+    papers = []
+    if args.dataset is not None and report.table:
+        papers = paper_rows(report.table, args.dataset)
+    found = {name for row in (*papers, *report.rows) for name in row.values}
+    table = markdown_table([name for name in METRICS if name in found], [*papers, *report.rows])
+    write_bytes(args.output_dir / "table.md", f"{table}\n".encode())
+    print(table)
+    if args.task == "ablation":
+        plot_variants(report.rows, args.output_dir)
+
+
+def plot_variants(rows: list[MeasuredRow], folder: Path) -> None:
+    r"""Each number over the variants, with its deviations between their models."""
+    for name in rows[-1].values:
+        shown = [row for row in rows if name in row.values]
+        deviations = {name: [row.deviations.get(name, 0.0) for row in shown]}
+        values, methods = {name: [row.values[name] for row in shown]}, [row.method for row in shown]
+        plot_curves(values, methods, "", METRICS[name][0], folder / f"{name}.png", deviations)
+
+
+def run_user_study(args: argparse.Namespace) -> None:
+    if args.action == "write":
+        videos = {name: video_io.find_videos(Path(folder)) for name, folder in args.videos}
+        print(f"Wrote {write_user_study(videos, args.output_dir, args.seed)}: send its folder to raters.")
+        return
+    scores = score_user_study(args.key, args.answers)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    write_json(args.output_dir / "results.json", scores)
+    print(json.dumps(scores, indent=1))
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.task == "user_study":
+        run_user_study(args)
+        return
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)])
+    check_processes(accelerator)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    if args.task == "ablation":
+        report = measure_variants(args, accelerator)
+    else:
+        args.model_name = "the embedded model" if args.model == DEMO_MODEL else Path(args.model).name
+        report = TASKS[args.task].measure(args, accelerator)
+    if accelerator.is_main_process:
+        save(report, args)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    run_script(main, build_parser())
