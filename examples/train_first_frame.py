@@ -10,22 +10,25 @@ motion code. With the motion prior it makes video from nothing.
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch.utils.data import Dataset
 
 from leo_diffusers import LIAModel, LIAPipeline
 from leo_diffusers.command_line import OneLineParser, run_script
+from leo_diffusers.data.clip_streams import keep_held_out_clips
 from leo_diffusers.data.frame_pairs import RandomFrames
+from leo_diffusers.data.frame_streams import StreamedFrames
 from leo_diffusers.data.motion_codes import MotionCodes
 from leo_diffusers.data.video_clips import VideoClip, find_clips, hold_out_frames
 from leo_diffusers.model_card import FIRST_FRAME_USAGE
 from leo_diffusers.pipelines.denoising import denoise
 from leo_diffusers.training.arguments import add_training_arguments, build_accelerator
 from leo_diffusers.training.checkpoints import save_atomically
+from leo_diffusers.training.data_arguments import add_data_arguments, check_data_arguments, open_stream
 from leo_diffusers.training.denoising import (
     VALIDATION_SEED,
     add_denoising_arguments,
@@ -51,8 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_training_arguments(parser, learning_rate=1e-4, train_batch_size=32, max_train_steps=300_000, ema_decay=0.9999)
     add_denoising_arguments(parser)
+    add_data_arguments(parser)
     add = parser.add_argument
-    add("--train_data_dir", type=Path, required=True, help="folder of videos, searched recursively")
     add("--validation_fraction", type=float, default=0.05, help="end of every clip that is held out (%(default)s)")
     add("--resolution", type=int, default=None, help="size of the frames, 64 to 256 (default: the animator's)")
     add("--block_out_channels", type=int, nargs="+", help="per level, each half as large (default: by resolution)")
@@ -148,6 +151,28 @@ def standardize_input(linear: torch.nn.Linear, motion_codes: MotionCodes) -> Non
     linear.bias -= linear.weight @ motion_codes.mean
 
 
+def build_data(
+    accelerator: Accelerator, motion_codes: MotionCodes, resolution: int, args: argparse.Namespace
+) -> tuple[Dataset, RandomFrames]:
+    r"""Frames to train on, and to validate on."""
+    options = {"horizontal_flip": not args.no_horizontal_flip, "cache_gigabytes": args.cache_gigabytes}
+    if args.dataset_name is not None:
+        videos = open_stream(args)
+        folder = args.output_dir / ".validation_clips"
+        held_out = keep_held_out_clips(videos, args.num_validation_samples, args.validation_fraction, folder)
+        frames = StreamedFrames(videos, resolution, args.validation_fraction, seed=args.seed, **options)
+        return frames, RandomFrames(held_out, resolution, seed=VALIDATION_SEED, **options)
+    # The main process looks at the clips; the others read what it found.
+    with accelerator.main_process_first():
+        clips, _ = find_clips(args.train_data_dir, min_size=resolution, cache=args.output_dir / ".clips.json")
+    train_clips, validation_clips = hold_out_frames(clips, args.validation_fraction)
+    if not validation_clips:
+        raise ValueError(f"No clip in {args.train_data_dir} is long enough to hold frames out for validation.")
+    extracted = find_codes(train_clips, motion_codes, args)
+    frames = RandomFrames(train_clips, resolution, seed=args.seed, motion_codes=extracted, **options)
+    return frames, RandomFrames(validation_clips, resolution, seed=VALIDATION_SEED, **options)
+
+
 def find_codes(
     clips: list[VideoClip], motion_codes: MotionCodes, args: argparse.Namespace
 ) -> list[torch.Tensor] | None:
@@ -235,6 +260,7 @@ def save_model(
 
 def main(args: argparse.Namespace) -> None:
     check_denoising_arguments(args)
+    check_data_arguments(args)
     if not 0 < args.validation_fraction < 0.9:
         raise ValueError(f"--validation_fraction must be between 0 and 0.9, got {args.validation_fraction}.")
     accelerator = build_accelerator(args)
@@ -242,16 +268,7 @@ def main(args: argparse.Namespace) -> None:
     motion_codes = load_motion_codes(animator, args)
     resolution = animator.config.frame_size if args.resolution is None else args.resolution
     check_architecture(resolution, args)
-    # The main process looks at the clips; the others read what it found.
-    with accelerator.main_process_first():
-        clips, _ = find_clips(args.train_data_dir, min_size=resolution, cache=args.output_dir / ".clips.json")
-    train_clips, validation_clips = hold_out_frames(clips, args.validation_fraction)
-    if not validation_clips:
-        raise ValueError(f"No clip in {args.train_data_dir} is long enough to hold frames out for validation.")
-    options = {"horizontal_flip": not args.no_horizontal_flip, "cache_gigabytes": args.cache_gigabytes}
-    extracted = find_codes(train_clips, motion_codes, args)
-    frames = RandomFrames(train_clips, resolution, seed=args.seed, motion_codes=extracted, **options)
-    validation_frames = RandomFrames(validation_clips, resolution, seed=VALIDATION_SEED, **options)
+    frames, validation_frames = build_data(accelerator, motion_codes, resolution, args)
     unet = build_unet(motion_codes, resolution, args)
     noise_scheduler, scheduler = build_schedulers(args, clip_sample=True)
     validation = Validation(animator.to(accelerator.device), validation_frames, scheduler, args)
@@ -259,7 +276,7 @@ def main(args: argparse.Namespace) -> None:
     def prepare_batch(
         unet: UNet2DConditionModel, batch: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
-        codes = batch["motion_code"] if extracted is not None else encode_motion(animator, batch["frame"])
+        codes = batch["motion_code"] if "motion_code" in batch else encode_motion(animator, batch["frame"])
         return F.pixel_unshuffle(batch["frame"], args.patch_size), conditions_of(codes)
 
     def publish(unet: UNet2DConditionModel, step: int) -> None:

@@ -50,7 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_training_arguments(parser, learning_rate=2e-3, train_batch_size=32, max_train_steps=3000, ema_decay=0.99)
     add = parser.add_argument
-    add("--train_data_dir", type=Path, required=True, help="folder of videos with labels, searched recursively")
+    add("--train_data_dir", type=Path, default=None, help="folder of videos with labels, searched recursively")
+    add("--dataset_name", default=None, help=argparse.SUPPRESS)  # what the other scripts take is refused with a reason
     add("--validation_fraction", type=float, default=0.05, help="share of the clips that is held out (%(default)s)")
     add("--resolution", type=int, default=128, help="height and width of a frame (default: %(default)s)")
     add("--block_out_channels", type=int, nargs="+", default=(32, 64, 96, 128), help="default: %(default)s")
@@ -65,6 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def check_arguments(args: argparse.Namespace) -> None:
     check_training_arguments(args)
+    if args.dataset_name is not None or args.train_data_dir is None:
+        raise ValueError("--train_data_dir is needed: labels lie beside clips, a stream (--dataset_name) has none.")
     if not 0 < args.validation_fraction < 0.9:
         raise ValueError(f"--validation_fraction must be between 0 and 0.9, got {args.validation_fraction}.")
     if args.train_batch_size < 2:

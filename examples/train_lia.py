@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-Stage 1: trains the image animator (LIAModel) on a folder of videos.
+Stage 1: trains the image animator (LIAModel) on a folder of videos, or on a stream of them (--dataset_name).
 
     accelerate launch examples/train_lia.py --train_data_dir clips --output_dir animator --resolution 256
 
@@ -16,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
 
 from leo_diffusers import FrameDiscriminator, LIAModel, LIAPipeline, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
+from leo_diffusers.data.clip_streams import keep_held_out_clips
 from leo_diffusers.data.frame_labels import FrameLabels, load_labels
 from leo_diffusers.data.frame_pairs import FramePairs
+from leo_diffusers.data.frame_streams import StreamedPairs
 from leo_diffusers.data.video_clips import VideoClip, find_clips, hold_out_frames
 from leo_diffusers.model_card import ANIMATE_USAGE
 from leo_diffusers.models.lia import LIAModelOutput
@@ -31,6 +34,7 @@ from leo_diffusers.training.arguments import (
     check_training_arguments,
 )
 from leo_diffusers.training.checkpoints import save_atomically
+from leo_diffusers.training.data_arguments import add_data_arguments, check_data_arguments, open_stream
 from leo_diffusers.training.growing import grow_animator, paper_channels
 from leo_diffusers.training.label_losses import keypoint_flow_loss, region_mask
 from leo_diffusers.training.losses import discriminator_loss, reconstruction_losses
@@ -48,6 +52,7 @@ from leo_diffusers.training.validation import (
 
 GRID_COLUMNS = 8  # frames of a validation picture
 CLIP_FRAMES = 64  # frames of a validation video
+MIN_FRAMES = 4  # of a clip: two to train on and two to validate on
 
 # ------------------------------------------------------------------------------------------------------------- parse
 
@@ -55,8 +60,8 @@ CLIP_FRAMES = 64  # frames of a validation video
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="train_lia.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add_training_arguments(parser, learning_rate=2e-3, train_batch_size=8, max_train_steps=800_000, ema_decay=0.999)
+    add_data_arguments(parser)
     add = parser.add_argument
-    add("--train_data_dir", type=Path, required=True, help="folder of videos, searched recursively")
     add("--validation_fraction", type=float, default=0.05, help="end of every clip that is held out (%(default)s)")
     add("--num_validation_clips", type=int, default=8, help="clips whose ends are looked at (default: %(default)s)")
     add("--resolution", type=int, default=None, help="height and width of a frame (default: the model's; 256 for new)")
@@ -123,6 +128,7 @@ def needs_labels(args: argparse.Namespace) -> bool:
 
 def check_arguments(args: argparse.Namespace) -> None:
     check_training_arguments(args)
+    check_data_arguments(args)
     # The rest of the architecture can grow.
     fixed = ("latent_dim", "motion_dim", "motion_head_layers", "motion_basis", "align_corners", "inpaint_rgb")
     for name in fixed if args.pretrained_model_name_or_path else ():
@@ -163,6 +169,8 @@ def check_label_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--keypoint_steps has no effect at --keypoint_weight 0: raise that too.")
     if args.region_weight == 1 and args.regions != build_parser().get_default("regions"):
         raise ValueError("--regions has no effect at --region_weight 1: raise that too.")
+    if needs_labels(args) and args.dataset_name is not None:
+        raise ValueError("Supervision by labels needs --train_data_dir: a stream (--dataset_name) brings none along.")
     if needs_labels(args) and not args.no_horizontal_flip:
         raise ValueError("Supervision by labels needs --no_horizontal_flip: labels of mirrored frames are unknown.")
 
@@ -196,6 +204,37 @@ def grow_as_asked(animator: LIAModel, args: argparse.Namespace) -> LIAModel:
     if is_same and args.block_out_channels in (None, list(config.block_out_channels)):
         return animator
     return grow_animator(animator, frame_size, warp_source_image, args.block_out_channels)
+
+
+def build_data(
+    accelerator: Accelerator, frame_size: int, args: argparse.Namespace
+) -> tuple[Dataset, list[VideoClip], list[FrameLabels] | None]:
+    r"""Pairs to train on, clips to validate on, and labels where they are needed."""
+    options = {
+        "horizontal_flip": not args.no_horizontal_flip,
+        "color_jitter": args.color_jitter,
+        "seed": args.seed,
+        "cache_gigabytes": args.cache_gigabytes,
+    }
+    if args.dataset_name is not None:
+        videos = open_stream(args)
+        folder = args.output_dir / ".validation_clips"
+        clips = keep_held_out_clips(
+            videos, args.num_validation_clips, args.validation_fraction, folder, min_frames=MIN_FRAMES
+        )
+        pairs = StreamedPairs(videos, frame_size, args.validation_fraction, min_frames=MIN_FRAMES, **options)
+        return pairs, clips, None
+    # The main process looks at the clips; the others read what it found.
+    with accelerator.main_process_first():
+        clips, _ = find_clips(
+            args.train_data_dir, min_frames=MIN_FRAMES, min_size=frame_size, cache=args.output_dir / ".clips.json"
+        )
+    train_clips, validation_clips = hold_out_frames(clips, args.validation_fraction)
+    if not validation_clips:
+        raise ValueError(f"No clip in {args.train_data_dir} is long enough to hold frames out for validation.")
+    labels = load_labels(train_clips) if needs_labels(args) else None
+    pairs = FramePairs(train_clips, frame_size, labels=labels, cross_identity=args.cross_identity, **options)
+    return pairs, validation_clips[: args.num_validation_clips], labels
 
 
 def prepare_for_training(
@@ -390,29 +429,7 @@ def main(args: argparse.Namespace) -> None:
     check_arguments(args)
     accelerator = build_accelerator(args)
     animator = build_animator(args)
-    # The main process looks at the clips; the others read what it found.
-    with accelerator.main_process_first():
-        clips, _ = find_clips(
-            args.train_data_dir,
-            min_frames=4,
-            min_size=animator.config.frame_size,
-            cache=args.output_dir / ".clips.json",
-        )
-    train_clips, validation_clips = hold_out_frames(clips, args.validation_fraction)
-    validation_clips = validation_clips[: args.num_validation_clips]
-    if not validation_clips:
-        raise ValueError(f"No clip in {args.train_data_dir} is long enough to hold frames out for validation.")
-    labels = load_labels(train_clips) if needs_labels(args) else None
-    pairs = FramePairs(
-        train_clips,
-        animator.config.frame_size,
-        horizontal_flip=not args.no_horizontal_flip,
-        color_jitter=args.color_jitter,
-        seed=args.seed,
-        cache_gigabytes=args.cache_gigabytes,
-        labels=labels,
-        cross_identity=args.cross_identity,
-    )
+    pairs, validation_clips, labels = build_data(accelerator, animator.config.frame_size, args)
     repository = hub_repository(accelerator, args)
     networks, perceptual_name = build_networks(accelerator, animator, labels, args)
     run = TrainingRun(accelerator, args, networks["animator"], "train_lia")

@@ -1,6 +1,6 @@
 """Frames drawn at random, single or in pairs of one clip: what the image networks learn from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -45,6 +45,24 @@ class FrameReader:
             return torch.stack([video_io.to_frame(self._cached[clip][i]) for i in indices])
         starts = [clip.start_frame + i for i in indices]
         return torch.cat([video_io.read_video(clip.path, self.frame_size, start, num_frames=1) for start in starts])
+
+
+def read_frames(clip: VideoClip, frame_size: int, indices: Iterable[int]) -> dict[int, np.ndarray]:
+    r"""
+    Some frames of a clip, in one pass; no others are kept in memory.
+
+    Args:
+        clip ([`VideoClip`]): The clip.
+        frame_size (`int`): Height and width of the frames, pixels.
+        indices (`Iterable[int]`): Frame numbers within the clip.
+
+    Returns:
+        `dict[int, np.ndarray]`: By number, each of shape `(H, W, 3)`, uint8.
+    """
+    wanted = set(indices)
+    with video_io.VideoReader(clip.path, frame_size, clip.start_frame, max(wanted) + 1) as reader:
+        frames = enumerate(iter(reader))
+        return {index: video_io.to_uint8(frame) for index, frame in frames if index in wanted}
 
 
 class RandomFrames(Dataset):
@@ -111,14 +129,6 @@ class RandomFrames(Dataset):
         indices = random.choice(clip.num_frames, size=self.frames_per_item, replace=False).tolist()
         return number, indices, self.reader.read(clip, indices)
 
-    def augment(self, frames: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-        r"""The frames of an item, (n, 3, H, W), mirrored and in other colours, as far as is asked for."""
-        if self.horizontal_flip and random.random() < 0.5:
-            frames = frames.flip(-1)
-        if self.color_jitter:
-            frames = jitter_color(frames, *random.uniform(1 - self.color_jitter, 1 + self.color_jitter, size=3))
-        return frames
-
     def random_at(self, position: int) -> np.random.Generator:
         r"""Where the draws of the item at `position` come from."""
         return np.random.default_rng([self.seed, 1, position])
@@ -138,7 +148,8 @@ class RandomFrames(Dataset):
         """
         random = self.random_at(position)
         number, (index,), frames = self.draw(position, random)
-        item = {"frame": self.augment(frames, random)[0], "position": position}
+        frames = augment(frames, random, self.horizontal_flip, self.color_jitter)
+        item = {"frame": frames[0], "position": position}
         if self.labels is not None:
             item |= {name: self.label(name, number, index) for name in ("keypoints", "motion")}
             item["attributes"] = torch.from_numpy(self.labels[number].attributes)
@@ -197,13 +208,39 @@ class FramePairs(RandomFrames):
         driver = self.draw_driver(number, indices[1], random)
         if driver is not None:
             frames = torch.cat([frames, driver])
-        frames = self.augment(frames, random)
-        item = {"source_frame": frames[0], "driving_frame": frames[-1], "target_frame": frames[1]}
+        item = make_pair(augment(frames, random, self.horizontal_flip, self.color_jitter))
         if self.labels is not None:
             for name in ("keypoints", "motion"):
                 for role, index in zip(("source", "target"), indices):
                     item[f"{role}_{name}"] = self.label(name, number, index)
         return item
+
+
+def make_pair(frames: torch.Tensor) -> dict[str, torch.Tensor]:
+    r"""Source, target and, where it is not the target, the driving frame, (2 or 3, 3, H, W) -> the frames by name."""
+    return {"source_frame": frames[0], "driving_frame": frames[-1], "target_frame": frames[1]}
+
+
+def augment(
+    frames: torch.Tensor, random: np.random.Generator, horizontal_flip: bool, color_jitter: float
+) -> torch.Tensor:
+    r"""
+    Mirrors half of the items and changes their colours, as far as is asked for.
+
+    Args:
+        frames (`torch.Tensor` of shape `(n, 3, H, W)`): The frames of one item, in [-1, 1].
+        random (`np.random.Generator`): Where the draws come from.
+        horizontal_flip (`bool`): Whether to mirror.
+        color_jitter (`float`): Largest relative change of brightness, contrast and saturation; 0 for none.
+
+    Returns:
+        `torch.Tensor` of shape `(n, 3, H, W)`: In [-1, 1], all changed alike.
+    """
+    if horizontal_flip and random.random() < 0.5:
+        frames = frames.flip(-1)
+    if color_jitter:
+        frames = jitter_color(frames, *random.uniform(1 - color_jitter, 1 + color_jitter, size=3))
+    return frames
 
 
 def check_known_frames(name: str, clips: list[VideoClip], num_frames: list[int], horizontal_flip: bool) -> None:

@@ -125,7 +125,7 @@ def train_denoiser(
         name (`str`): The run's name.
         model (`torch.nn.Module`): The network.
         noise_scheduler ([`DDPMScheduler`]): The schedule for training.
-        dataset (`Dataset`): Indexed by position in an endless, seeded sequence; its items tell their "position".
+        dataset (`Dataset`): What [`~training.run.TrainingRun.dataloader`] takes; its items tell their "position".
         prepare_batch (`Callable`): (network, batch) -> clean samples (B, ...) and the network's conditions.
         publish (`Callable`): (network, step) -> nothing: measures the network and saves it for its users. On the
             main process only.

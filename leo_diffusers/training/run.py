@@ -4,14 +4,17 @@ import argparse
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..data.frame_pairs import EndlessSampler
+from ..data.frame_streams import StreamedFrames
 from .arguments import build_ema, start_trackers
 from .checkpoints import find_checkpoint, resume, save_checkpoint
 from .validation import read_json_lines
@@ -35,7 +38,7 @@ class TrainingRun:
         self.ema = build_ema(self.model, args, accelerator.device)
         if self.ema is not None:
             accelerator.register_for_checkpointing(self.ema)
-        checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
+        self._checkpoint = checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
         if checkpoint is not None and any(checkpoint.glob("custom_checkpoint_*.pkl")) != args.use_ema:
             raise ValueError(
                 f"{checkpoint} was written {'without' if args.use_ema else 'with'} --use_ema: resume so too."
@@ -75,13 +78,19 @@ class TrainingRun:
         r"""Whether the model is to be looked at now; always at the end."""
         return self.is_finished or self.step % self.args.validation_steps == 0
 
-    def dataloader(self, dataset: Dataset) -> DataLoader:
+    def dataloader(self, dataset: Dataset | StreamedFrames) -> DataLoader:
         r"""
         The batches that are still to come, this process's share of them.
 
         Args:
-            dataset (`Dataset`): Indexed by position in an endless, seeded sequence.
+            dataset (`Dataset` or [`~data.frame_streams.StreamedFrames`]): Indexed by position in an endless, seeded
+                sequence, or a stream.
+
+        Raises:
+            ValueError: Where a stream is to be continued with other processes, workers, batches or memory.
         """
+        if isinstance(dataset, StreamedFrames):
+            return self._stream(dataset)
         args = self.args
         per_step = args.train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
         sampler = EndlessSampler(self.step * per_step, args.max_train_steps * per_step)
@@ -95,6 +104,50 @@ class TrainingRun:
             generator=torch.Generator().manual_seed(args.seed),  # or its seed would be drawn from the global state
         )
         return self.accelerator.prepare(dataloader)
+
+    def _stream(self, dataset: StreamedFrames) -> DataLoader:
+        args, accelerator = self.args, self.accelerator
+        self._check_split(
+            {
+                "number of processes": accelerator.num_processes,
+                "--dataloader_num_workers": max(1, args.dataloader_num_workers),  # none read as one does
+                "--train_batch_size": args.train_batch_size,
+                "--gradient_accumulation_steps": args.gradient_accumulation_steps,
+                "number of items that --cache_gigabytes holds": dataset.buffer_size,
+            }
+        )
+        first, end = (step * args.gradient_accumulation_steps for step in (self.step, args.max_train_steps))
+        dataset.schedule(
+            accelerator.process_index, accelerator.num_processes, args.train_batch_size, range(first, end)
+        )
+        dataloader = DataLoader(
+            dataset,
+            batch_size=args.train_batch_size,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+            generator=torch.Generator().manual_seed(args.seed),
+        )
+        # As if for one process: the stream splits itself.
+        return prepare_data_loader(dataloader, accelerator.device, 1, 0, put_on_device=True, dispatch_batches=False)
+
+    def _check_split(self, split: dict[str, int]) -> None:
+        r"""Notes in checkpoints how a stream is split, and compares with how it was split before."""
+
+        def save(models: list, weights: list, folder: str) -> None:
+            if self.accelerator.is_main_process:
+                Path(folder, "stream.json").write_text(json.dumps(split))
+
+        self.accelerator.register_save_state_pre_hook(save)
+        if self._checkpoint is None or not (self._checkpoint / "stream.json").is_file():
+            return
+        before = json.loads((self._checkpoint / "stream.json").read_text())
+        for name, value in split.items():
+            if before[name] != value:
+                self._progress_bar.close()
+                raise ValueError(
+                    f"{self._checkpoint} was written with the {name} at {before[name]}, not {value}: a stream goes on "
+                    "where it was only with the same."
+                )
 
     def update(
         self, *trained: tuple[torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]
