@@ -213,7 +213,7 @@ def package(model: Path) -> None:
         )
     new = PACKAGED.with_name(".demo_model.new")
     shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(model, new)
+    shutil.copytree(model, new, copy_function=shutil.copyfile)  # safetensors files are their writer's alone
     shutil.rmtree(PACKAGED, ignore_errors=True)
     new.replace(PACKAGED)
     print(f"Wrote {PACKAGED}.")
