@@ -174,6 +174,8 @@ def draw_curves(args: argparse.Namespace, path: Path) -> None:
             axis.semilogy([part[0]["step"] for part in parts], means, label=name)
         axis.set_title(stage.output)
         axis.legend(fontsize=7)
+    for axis in axes.flat[len(stages) :]:
+        axis.remove()
     figure.savefig(path, dpi=60)
 
 

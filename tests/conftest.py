@@ -21,7 +21,9 @@ from leo_diffusers import (
     MotionPriorModel,
     MotionUNet1DModel,
 )
+from leo_diffusers.data.talking_head_labels import label_clip
 from leo_diffusers.data.talking_heads import render_clip
+from leo_diffusers.models.label_network import LabelNetwork
 from leo_diffusers.pipelines.image_editor import load_detector
 from leo_diffusers.pipelines.motion_pipeline import MotionPipeline
 from leo_diffusers.video_io import VideoWriter, to_frame
@@ -94,6 +96,26 @@ def build_motion_prior(seed: int = 0, **config) -> MotionPriorModel:
 def build_first_frame_unet(seed: int = 0, **config) -> UNet2DConditionModel:
     torch.manual_seed(seed)
     return perturb(UNet2DConditionModel(**{**FIRST_FRAME_CONFIG, **config}), seed)
+
+
+def build_label_network(seed: int = 0) -> LabelNetwork:
+    """An untrained network that reads the labels of talking heads of 32 pixels."""
+    labels = label_clip(render_clip(0, 0, 1, 32))
+    num_labels = len(labels.motion_names) + len(labels.attribute_names)
+    torch.manual_seed(seed)
+    network = LabelNetwork(
+        frame_size=32,
+        num_keypoints=labels.keypoints.shape[1],
+        motion_names=labels.motion_names,
+        attribute_names=labels.attribute_names,
+        label_mean=[0.5] * num_labels,
+        label_std=[2.0] * num_labels,
+        block_out_channels=[8, 16],
+    )
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.kaiming_normal_(parameter)  # as it is built, it says nearly the same of all frames
+    return network.eval()
 
 
 def code_scheduler() -> DDIMScheduler:

@@ -252,7 +252,7 @@ def check_known_frames(name: str, clips: list[VideoClip], num_frames: list[int],
     for clip, num_known in zip(clips, num_frames):
         if num_known < clip.start_frame + clip.num_frames:
             raise ValueError(
-                f"The `{name}` of {clip.name} tell of {num_known} frames, but it has "
+                f"The {name.replace('_', ' ')} of {clip.name} tell of {num_known} frames, but it has "
                 f"{clip.start_frame + clip.num_frames}: write them anew."
             )
 

@@ -164,7 +164,11 @@ def measure_speed(
         "device": name_device(device),
         "threads": torch.get_num_threads(),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "diffusers")}},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "diffusers": version("diffusers"),
+        },
         "frame_size": pipeline.animator.config.frame_size,
         "num_inference_steps": num_inference_steps,
         "repeats": repeats,

@@ -245,7 +245,7 @@ def test_codes_that_do_not_fit_are_refused(clips):
         make_random_frames(clips, motion_codes=codes[:1])
     with pytest.raises(ValueError, match="`horizontal_flip` must be off with `motion_codes`"):
         make_random_frames(clips, motion_codes=codes, horizontal_flip=True)
-    with pytest.raises(ValueError, match="The `motion_codes` of .* tell of .* frames, but it has"):
+    with pytest.raises(ValueError, match="The motion codes of .* tell of .* frames, but it has"):
         make_random_frames(clips, motion_codes=[*codes[:-1], codes[-1][1:]])
 
 
@@ -446,5 +446,5 @@ def test_labels_that_do_not_fit_are_refused(heads, labels, options, message):
 
 def test_labels_of_a_shorter_clip_are_refused(heads, labels):
     later = replace(heads[1], start_frame=3, num_frames=6)
-    with pytest.raises(ValueError, match="The `labels` of b tell of 8 frames, but it has 9: write them anew"):
+    with pytest.raises(ValueError, match="The labels of b tell of 8 frames, but it has 9: write them anew"):
         RandomFrames([heads[0], later], 32, horizontal_flip=False, labels=labels[:2])

@@ -14,7 +14,7 @@ from leo_diffusers.evaluation.parts import EvaluationParts
 from leo_diffusers.evaluation.readers import Readers, label_readers
 from leo_diffusers.models.label_network import LabelNetwork
 from leo_diffusers.video_io import VideoWriter, to_frame
-from tests.conftest import build_animator
+from tests.conftest import build_animator, build_label_network
 
 
 SIZE, NUM_FRAMES = 32, 9
@@ -81,23 +81,7 @@ def pipeline() -> LIAPipeline:
 
 @pytest.fixture(scope="session")
 def label_network() -> LabelNetwork:
-    """An untrained network that reads the labels of frames of 32 pixels."""
-    labels = label_clip(render_clip(0, 0, 1, SIZE))
-    num_labels = len(labels.motion_names) + len(labels.attribute_names)
-    torch.manual_seed(0)
-    network = LabelNetwork(
-        frame_size=SIZE,
-        num_keypoints=labels.keypoints.shape[1],
-        motion_names=labels.motion_names,
-        attribute_names=labels.attribute_names,
-        label_mean=[0.5] * num_labels,
-        label_std=[2.0] * num_labels,
-        block_out_channels=[8, 16],
-    )
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.kaiming_normal_(parameter)  # as it is built, it says nearly the same of all frames
-    return network.eval()
+    return build_label_network()
 
 
 @pytest.fixture(scope="session")

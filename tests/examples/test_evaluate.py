@@ -10,28 +10,14 @@ from safetensors.torch import load_file
 
 from leo_diffusers import LEOPipeline
 from leo_diffusers.data.motion_codes import MotionCodes, hash_animator
-from leo_diffusers.data.talking_head_labels import label_clip
-from leo_diffusers.data.talking_heads import render_clip
 from leo_diffusers.evaluation.user_study import read_json
-from leo_diffusers.models.label_network import LabelNetwork
+from tests.conftest import build_label_network
 
 
 @pytest.fixture(scope="module")
 def network_folder(tmp_path_factory) -> Path:
-    """An untrained network that reads labels of frames of 32 pixels."""
-    labels, folder = label_clip(render_clip(0, 0, 1, 32)), tmp_path_factory.mktemp("network")
-    num_labels = len(labels.motion_names) + len(labels.attribute_names)
-    torch.manual_seed(0)
-    network = LabelNetwork(
-        frame_size=32,
-        num_keypoints=labels.keypoints.shape[1],
-        motion_names=labels.motion_names,
-        attribute_names=labels.attribute_names,
-        label_mean=[0.5] * num_labels,
-        label_std=[2.0] * num_labels,
-        block_out_channels=[8, 16],
-    )
-    network.save_pretrained(folder)
+    folder = tmp_path_factory.mktemp("network")
+    build_label_network().save_pretrained(folder)
     return folder
 
 

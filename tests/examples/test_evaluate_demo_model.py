@@ -1,29 +1,15 @@
 import json
 
 import pytest
-import torch
 
-from leo_diffusers.data.talking_head_labels import label_clip
-from leo_diffusers.data.talking_heads import render_clip
-from leo_diffusers.models.label_network import LabelNetwork
+from tests.conftest import build_label_network
 
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """Two untrained networks that read labels of frames of 32 pixels."""
-    labels, folder = label_clip(render_clip(0, 0, 1, 32)), tmp_path_factory.mktemp("networks")
-    num_labels = len(labels.motion_names) + len(labels.attribute_names)
+    folder = tmp_path_factory.mktemp("networks")
     for seed, name in enumerate(("network", "judge")):
-        torch.manual_seed(seed)
-        network = LabelNetwork(
-            frame_size=32,
-            motion_names=labels.motion_names,
-            attribute_names=labels.attribute_names,
-            label_mean=[0.0] * num_labels,
-            label_std=[1.0] * num_labels,
-            block_out_channels=[8, 16],
-        )
-        network.save_pretrained(folder / name)
+        build_label_network(seed).save_pretrained(folder / name)
     return ["--label_network", folder / "network", "--judge", folder / "judge"]
 
 

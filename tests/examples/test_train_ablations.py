@@ -1,0 +1,64 @@
+import functools
+import runpy
+from pathlib import Path
+
+import pytest
+
+from leo_diffusers.training.recipe import Recipe, Stage
+from tests.conftest import REPOSITORY
+
+
+EXAMPLES = REPOSITORY / "examples"
+
+
+@functools.cache
+def script(name: str) -> dict:
+    """What a script defines, by name."""
+    return runpy.run_path(str(EXAMPLES / name))
+
+
+def ablation_stages() -> list[Stage]:
+    ours = script("train_ablations.py")
+    return [*ours["DATA"], *ours["animator_stages"](), *ours["motion_stages"](), *ours["evaluation_stages"]()]
+
+
+def demo_model_stages() -> list[Stage]:
+    ours = script("train_demo_model.py")
+    return [*ours["TRAINING"], ours["EVALUATION"]]
+
+
+@pytest.mark.parametrize("smoke", [False, True])
+@pytest.mark.parametrize("stages", [ablation_stages, demo_model_stages])
+def test_every_command_is_one_that_its_script_takes(tmp_path, stages, smoke):
+    recipe = Recipe(tuple(stages()), EXAMPLES, tmp_path, smoke=smoke)
+    for stage in recipe.stages:
+        name, *words = recipe.command(stage, Path("outputs"))
+        args = script(name)["build_parser"]().parse_args(words)
+        assert args.output_dir == Path("outputs") / stage.output
+
+
+def test_every_table_compares_three_seeds():
+    tables = [stage for stage in ablation_stages() if stage.output.startswith("table-")]
+    made = {stage.output for stage in ablation_stages()} | {
+        f"model-{name}-{seed}" for name in ("lmc", "no-lmc") for seed in range(3)
+    }
+    for table in tables:
+        assert table.inputs <= made
+        folder = Path("outputs")
+        words = Recipe((table,), EXAMPLES, folder).command(table, folder)
+        args = script("evaluate.py")["build_parser"]().parse_args(words[1:])
+        assert all(len(models) == 3 for _, *models in args.variant)
+    assert len(tables) == 8
+
+
+@pytest.mark.slow
+def test_all_of_it_goes_through(run_example, tmp_path):
+    said = run_example("train_ablations.py", "--smoke", "--num_parallel", 2, "--output_dir", tmp_path / "ablations")
+    for words in ("20 directions, free basis", "no dictionary", "without LMC", "with transitions", "512 frames"):
+        assert words in said
+    assert (tmp_path / "ablations" / "table-animators" / "l1.png").is_file()
+
+
+def test_bad_input_is_refused(run_example, tmp_path):
+    said = run_example("train_ablations.py", "--num_parallel", 0, "--output_dir", tmp_path / "out", is_refused=True)
+    assert "--num_parallel must be at least 1, got 0" in said
