@@ -13,8 +13,7 @@ extras = {
     # Editing a first frame: detectors for ControlNet. Theirs bring timm, einops and scikit-image along.
     "edit": ["controlnet-aux>=0.0.10", "opencv-python-headless", "torchvision"],
     "train": ["matplotlib", "tensorboard"],
-    "eval": ["torchmetrics", "scipy", "lpips", "torchvision", "matplotlib"],
-    "app": ["gradio"],
+    "eval": ["face-alignment", "lpips", "matplotlib"],
     "download": ["yt-dlp"],
     "datasets": ["datasets>=5.2.0"],
 }

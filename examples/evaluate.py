@@ -11,8 +11,9 @@ over processes. A number is only as good as its protocol: every results.json nam
 """
 
 import argparse
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -33,7 +34,7 @@ from leo_diffusers.data.motion_codes import MotionCodes
 from leo_diffusers.data.video_clips import VideoClip, find_clips
 from leo_diffusers.evaluation.cross import evaluate_cross
 from leo_diffusers.evaluation.generation import evaluate_generation, generation_settings, smaller
-from leo_diffusers.evaluation.paper_tables import METRICS, MeasuredRow, markdown_table, paper_rows
+from leo_diffusers.evaluation.paper_tables import METRICS, MeasuredRow, PaperRow, markdown_table, paper_rows
 from leo_diffusers.evaluation.parts import EvaluationParts, write_bytes, write_json
 from leo_diffusers.evaluation.plots import plot_curves, plot_trajectories
 from leo_diffusers.evaluation.readers import Readers, label_readers
@@ -74,12 +75,10 @@ class Report:
     Args:
         results (`dict`): For results.json.
         rows (`list[MeasuredRow]`): For table.md, beside the papers' rows; no table without.
-        table (`str`): Of the papers.
     """
 
     results: dict
     rows: list[MeasuredRow]
-    table: str = ""
 
 
 # ------------------------------------------------------------------------------------------------------------- parse
@@ -121,7 +120,7 @@ def add_reader_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
             "--features",
             choices=[*EXTRACTORS["features"], "random_i3d"],
             default=None,
-            help="measure FVD or video FID",
+            help="measure FVD, KVD or video FID; random_i3d compares our own models with each other only",
         )
         add("--features_weights", type=Path, default=None, help="the file that its message names")
     add("--download", action="store_true", help="fetch missing weights, where they have an address")
@@ -224,6 +223,16 @@ def build_parser() -> argparse.ArgumentParser:
 # ------------------------------------------------------------------------------------------------------------- build
 
 
+@contextlib.contextmanager
+def named_as_arguments(name: str) -> Iterator[None]:
+    r"""Lets an extractor's refusal speak of the command line."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        words = str(error).replace("weights=", f"--{name}_weights").replace("download=True", "--download")
+        raise ValueError(f"--{name}: {words.replace('`weights`', f'--{name}_weights')}") from error
+
+
 def build_readers(args: argparse.Namespace, device: torch.device) -> Readers:
     r"""The networks that the arguments name."""
     readers = {}
@@ -231,16 +240,19 @@ def build_readers(args: argparse.Namespace, device: torch.device) -> Readers:
         readers |= label_readers(load_label_network(args.label_network).to(device))
     if getattr(args, "keypoints", None) is not None:
         weights = {} if args.keypoints == "face" else {"weights": args.keypoints_weights}
-        readers["keypoints"] = KEYPOINTS[args.keypoints](download=args.download, **weights)
+        with named_as_arguments("keypoints"):
+            readers["keypoints"] = KEYPOINTS[args.keypoints](download=args.download, **weights)
     for argument, reader in (("identity", "identity"), ("features", "clip")):
         name = getattr(args, argument, None)
         if name == "random_i3d":
             readers[reader] = metrics.RandomI3DFeatures().to(device)
         elif name is not None:
-            weights = getattr(args, f"{argument}_weights")
-            readers[reader] = EXTRACTORS[argument][name](weights, download=args.download).to(device)
+            with named_as_arguments(argument):
+                weights = getattr(args, f"{argument}_weights")
+                readers[reader] = EXTRACTORS[argument][name](weights, download=args.download).to(device)
     if getattr(args, "lpips", False):
-        readers["perceptual"] = metrics.LPIPS(args.lpips_weights, download=args.download).to(device)
+        with named_as_arguments("lpips"):
+            readers["perceptual"] = metrics.LPIPS(args.lpips_weights, download=args.download).to(device)
     return Readers(**readers)
 
 
@@ -288,7 +300,7 @@ def measure_reconstruction(args: argparse.Namespace, accelerator: Accelerator) -
     parts = keep_parts(args, accelerator, **settings)
     results = evaluate_reconstruction(pipeline, clips, readers, parts, args.num_frames)
     rows = [row_of("copying the source", results["copy"]), row_of(args.model_name, results["model"])]
-    return Report(results, rows, "LIA I")
+    return Report(results, rows)
 
 
 def measure_cross(args: argparse.Namespace, accelerator: Accelerator) -> Report:
@@ -297,7 +309,7 @@ def measure_cross(args: argparse.Namespace, accelerator: Accelerator) -> Report:
     drawn = {"num_frames": args.num_frames, "num_pairs": args.num_pairs, "seed": args.seed}
     settings = {"model": describe_pipeline(pipeline), "readers": readers.describe(), **drawn}
     results = evaluate_cross(pipeline, clips, readers, keep_parts(args, accelerator, **settings), **drawn)
-    return Report(results, [row_of(args.model_name, results["model"])], "LIA III")
+    return Report(results, [row_of(args.model_name, results["model"])])
 
 
 def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Report:
@@ -318,8 +330,9 @@ def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Re
     results = evaluate_generation(pipeline, clips, readers, parts, protocol, settings)
     names = [name for name in ("fvd", "kvd", "acd") if name in results]
     deviations = {name: results[name]["std"] for name in names if protocol.repeats > 1}
-    row = row_of(args.model_name, {name: results[name]["mean"] for name in names}, deviations)
-    return Report(results, [row], "LEO 6" if args.dataset == "UCF101" else f"LEO {1 if args.num_frames <= 16 else 2}")
+    # So that a trial with few clips or a network of random weights is not taken for a number of the papers.
+    title = f"{args.model_name} ({', '.join(filter(None, (protocol.name, args.features)))})"
+    return Report(results, [row_of(title, {name: results[name]["mean"] for name in names}, deviations)])
 
 
 def measure_repetition(args: argparse.Namespace, accelerator: Accelerator) -> Report:
@@ -345,7 +358,7 @@ def measure_repetition(args: argparse.Namespace, accelerator: Accelerator) -> Re
         MeasuredRow(f"{args.model_name}, {titles[name]}", {"repeated_motion": found["share"]})
         for name, found in results["transitions"].items()
     ]
-    return Report(results, rows, "LEO 5")
+    return Report(results, rows)
 
 
 def measure_speed_of_model(args: argparse.Namespace, accelerator: Accelerator) -> Report:
@@ -412,15 +425,25 @@ def mean_row(rows: list[MeasuredRow]) -> MeasuredRow:
 # -------------------------------------------------------------------------------------------------------------- main
 
 
-def save(report: Report, args: argparse.Namespace) -> None:
+def find_paper_rows(args: argparse.Namespace) -> list[PaperRow]:
+    r"""What the papers say of `--dataset`; a ValueError where their table does not have it."""
+    if args.dataset is None:
+        return []
+    tables = {"reconstruction": "LIA I", "cross": "LIA III", "repetition": "LEO 5"}
+    if args.task == "generation":
+        length = 1 if args.num_frames <= 16 else 2
+        return paper_rows("LEO 6" if args.dataset == "UCF101" else f"LEO {length}", args.dataset)
+    if args.task not in tables:
+        raise ValueError(f"--dataset has no rows for {args.task}, got {args.dataset}: leave it out.")
+    return paper_rows(tables[args.task], args.dataset)
+
+
+def save(report: Report, papers: list[PaperRow], args: argparse.Namespace) -> None:
     r"""Writes what was measured, and says it."""
     write_json(args.output_dir / "results.json", report.results)
     if not report.rows:
         print(json.dumps(report.results, indent=1))
         return
-    papers = []
-    if args.dataset is not None and report.table:
-        papers = paper_rows(report.table, args.dataset)
     found = {name for row in (*papers, *report.rows) for name in row.values}
     table = markdown_table([name for name in METRICS if name in found], [*papers, *report.rows])
     write_bytes(args.output_dir / "table.md", f"{table}\n".encode())
@@ -453,6 +476,7 @@ def main(args: argparse.Namespace) -> None:
     if args.task == "user_study":
         run_user_study(args)
         return
+    papers = find_paper_rows(args)
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)])
     check_processes(accelerator)
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -462,7 +486,7 @@ def main(args: argparse.Namespace) -> None:
         args.model_name = "the embedded model" if args.model == DEMO_MODEL else Path(args.model).name
         report = TASKS[args.task].measure(args, accelerator)
     if accelerator.is_main_process:
-        save(report, args)
+        save(report, papers, args)
     accelerator.end_training()
 
 

@@ -96,7 +96,7 @@ def test_generated_videos(run_example, full_folder, labelled_folder, network_fol
     results = read_json(tmp_path / "drawn" / "results.json")
     assert results["protocol"]["name"] == "stylegan_v, 2 clips" and results["acd"]["mean"] > 0
     assert "fvd" not in results  # no network reads clips
-    assert "| **" in (tmp_path / "drawn" / "table.md").read_text()
+    assert "(stylegan_v, 2 clips)**" in (tmp_path / "drawn" / "table.md").read_text()
     assert Image.open(tmp_path / "drawn" / "generated.png").height == 2 * 32
 
 
@@ -178,7 +178,9 @@ def test_a_user_study_from_videos_to_scores(run_example, labelled_folder, tmp_pa
         (["reconstruction", "--test_data_dir", "nowhere"], "nowhere"),
         (["reconstruction", "--model", "/nowhere"], "There is no model in /nowhere"),
         (["reconstruction", "--dataset", "Nobody"], "`dataset` must be one of VoxCeleb"),
-        (["reconstruction", "--lpips"], "alexnet-owt-7be5be79.pth"),
+        (["reconstruction", "--lpips", "--lpips_weights", "alexnet-owt-7be5be79.pth"], "or pass `--download`"),
+        (["reconstruction", "--identity", "openface"], "--identity: "),
+        (["speed", "--dataset", "VoxCeleb"], "--dataset has no rows for speed"),
         (["generation", "--protocol", "digan", "--features", "random_i3d"], "clips"),
         (["generation", "--protocol", "stylegan_v"], "`readers` must have a `clip`"),
         (["ablation", "reconstruction", "--variant", "no model"], "--variant needs a name of its own and a model"),
@@ -189,8 +191,9 @@ def test_bad_input_is_refused_in_one_line(
 ):
     model = full_folder if words[0] == "generation" else animator_folder
     defaults = {"--model": model, "--test_data_dir": labelled_folder, "--output_dir": tmp_path / "out"}
-    if words[0] == "ablation":
-        del defaults["--model"]
+    for name, tasks in {"--model": ["ablation"], "--test_data_dir": ["speed"]}.items():
+        if words[0] in tasks:
+            del defaults[name]
     given = [word for name, value in defaults.items() if name not in words for word in (name, value)]
     assert message in run_example("evaluate.py", *words, *given, is_refused=True)
 
