@@ -11,12 +11,10 @@ over processes. A number is only as good as its protocol: every results.json nam
 """
 
 import argparse
-import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,17 +25,17 @@ from accelerate.utils import InitProcessGroupKwargs
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
-from leo_diffusers import DEMO_MODEL, LEOInfinitePipeline, LIAPipeline, metrics, video_io
+from leo_diffusers import DEMO_MODEL, LEOInfinitePipeline, LIAPipeline, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.commands import check_model
 from leo_diffusers.data.motion_codes import MotionCodes
 from leo_diffusers.data.video_clips import VideoClip, find_clips
+from leo_diffusers.evaluation.arguments import add_reader_arguments, build_readers
 from leo_diffusers.evaluation.cross import evaluate_cross
 from leo_diffusers.evaluation.generation import evaluate_generation, generation_settings, smaller
 from leo_diffusers.evaluation.paper_tables import METRICS, MeasuredRow, PaperRow, markdown_table, paper_rows
 from leo_diffusers.evaluation.parts import EvaluationParts, write_bytes, write_json
 from leo_diffusers.evaluation.plots import plot_curves, plot_trajectories
-from leo_diffusers.evaluation.readers import Readers, label_readers
 from leo_diffusers.evaluation.reconstruction import evaluate_reconstruction
 from leo_diffusers.evaluation.repetition import RepetitionSettings, evaluate_repetition, repetition_settings
 from leo_diffusers.evaluation.speed import measure_speed
@@ -45,26 +43,9 @@ from leo_diffusers.evaluation.user_study import score_user_study, write_user_stu
 from leo_diffusers.evaluation.video_maker import GenerationSettings, describe_pipeline
 from leo_diffusers.metrics.protocols import PROTOCOLS
 from leo_diffusers.training.arguments import check_processes
-from leo_diffusers.training.perceptual_loss import load_label_network
 
 
 LONGEST_WAIT = timedelta(days=7)  # of a process for the others
-# By argument and name the extractor; each takes `weights` and `download`.
-EXTRACTORS = {
-    "identity": {
-        "face": metrics.FaceEmbeddings,
-        "openface": metrics.OpenFaceEmbeddings,
-        "body": metrics.BodyEmbeddings,
-        "body_compat": partial(metrics.BodyEmbeddings, compat=True),  # as published AED was measured
-    },
-    "features": {
-        "i3d": metrics.I3DFeatures,
-        "i3d_torchscript": metrics.I3DTorchscriptFeatures,
-        "video_fid": metrics.VideoFIDFeatures,
-        "video_fid_unit": partial(metrics.VideoFIDFeatures, input_norm="kinetics_unit"),  # nearer to LIA's scale
-    },
-}
-KEYPOINTS = {"face": metrics.FaceKeypoints, "body": metrics.BodyKeypoints}
 
 
 @dataclass(frozen=True)
@@ -100,30 +81,6 @@ def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--num_videos", type=int, default=None, help="only so many of them, in the order of their names (default: all)"
     )
-
-
-def add_reader_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
-    r"""Networks that read frames; what is not named is not measured."""
-    add = parser.add_argument_group("networks").add_argument
-    add("--label_network", type=Path, default=None, help="of train_label_network.py: reads whatever others do not")
-    if "lpips" in names:
-        add("--lpips", action="store_true", help="measure LPIPS (AlexNet)")
-        add("--lpips_weights", type=Path, default=None, help="alexnet-owt-7be5be79.pth")
-    if "keypoints" in names:
-        add("--keypoints", choices=KEYPOINTS, default=None, help="measure AKD and MKR")
-        add("--keypoints_weights", type=Path, default=None, help="body_pose_model.pth, for body")
-    if "identity" in names:
-        add("--identity", choices=EXTRACTORS["identity"], default=None, help="measure AED or ACD")
-        add("--identity_weights", type=Path, default=None, help="the file that its message names")
-    if "features" in names:
-        add(
-            "--features",
-            choices=[*EXTRACTORS["features"], "random_i3d"],
-            default=None,
-            help="measure FVD, KVD or video FID; random_i3d compares our own models with each other only",
-        )
-        add("--features_weights", type=Path, default=None, help="the file that its message names")
-    add("--download", action="store_true", help="fetch missing weights, where they have an address")
 
 
 def add_reconstruction(parser: argparse.ArgumentParser) -> None:
@@ -221,39 +178,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 # ------------------------------------------------------------------------------------------------------------- build
-
-
-@contextlib.contextmanager
-def named_as_arguments(name: str) -> Iterator[None]:
-    r"""Lets an extractor's refusal speak of the command line."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        words = str(error).replace("weights=", f"--{name}_weights").replace("download=True", "--download")
-        raise ValueError(f"--{name}: {words.replace('`weights`', f'--{name}_weights')}") from error
-
-
-def build_readers(args: argparse.Namespace, device: torch.device) -> Readers:
-    r"""The networks that the arguments name."""
-    readers = {}
-    if args.label_network is not None:
-        readers |= label_readers(load_label_network(args.label_network).to(device))
-    if getattr(args, "keypoints", None) is not None:
-        weights = {} if args.keypoints == "face" else {"weights": args.keypoints_weights}
-        with named_as_arguments("keypoints"):
-            readers["keypoints"] = KEYPOINTS[args.keypoints](download=args.download, **weights)
-    for argument, reader in (("identity", "identity"), ("features", "clip")):
-        name = getattr(args, argument, None)
-        if name == "random_i3d":
-            readers[reader] = metrics.RandomI3DFeatures().to(device)
-        elif name is not None:
-            with named_as_arguments(argument):
-                weights = getattr(args, f"{argument}_weights")
-                readers[reader] = EXTRACTORS[argument][name](weights, download=args.download).to(device)
-    if getattr(args, "lpips", False):
-        with named_as_arguments("lpips"):
-            readers["perceptual"] = metrics.LPIPS(args.lpips_weights, download=args.download).to(device)
-    return Readers(**readers)
 
 
 def load_model(args: argparse.Namespace, accelerator: Accelerator) -> DiffusionPipeline:
