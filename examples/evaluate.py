@@ -36,6 +36,7 @@ from leo_diffusers.evaluation.generation import evaluate_generation, generation_
 from leo_diffusers.evaluation.paper_tables import METRICS, MeasuredRow, PaperRow, markdown_table, paper_rows
 from leo_diffusers.evaluation.parts import EvaluationParts, write_bytes, write_json
 from leo_diffusers.evaluation.plots import plot_curves, plot_trajectories
+from leo_diffusers.evaluation.real_clips import count_codecs
 from leo_diffusers.evaluation.reconstruction import evaluate_reconstruction
 from leo_diffusers.evaluation.repetition import RepetitionSettings, evaluate_repetition, repetition_settings
 from leo_diffusers.evaluation.speed import measure_speed
@@ -45,6 +46,7 @@ from leo_diffusers.metrics.protocols import PROTOCOLS
 from leo_diffusers.training.arguments import check_processes
 
 
+PAPER_TASKS = ("reconstruction", "cross", "generation", "repetition")  # those that are tables of the papers
 LONGEST_WAIT = timedelta(days=7)  # of a process for the others
 
 
@@ -65,10 +67,10 @@ class Report:
 # ------------------------------------------------------------------------------------------------------------- parse
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--output_dir", type=Path, required=True, help="results.json, table.md, pictures, and what is measured so far")
-    add("--dataset", default=None, help="show the papers' rows of this data set too, such as VoxCeleb")
+def add_output_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="results.json, table.md, pictures, and what is measured so far"
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +138,7 @@ def add_ablation(commands: argparse._SubParsersAction) -> None:
     tasks = parser.add_subparsers(dest="ablated", required=True, metavar="TASK", parser_class=OneLineParser)
     for name in ("reconstruction", "generation", "repetition"):
         task = tasks.add_parser(name, help=TASKS[name].title, formatter_class=argparse.RawTextHelpFormatter)
-        add_common_arguments(task)
+        add_output_argument(task)
         task.add_argument(
             "--variant",
             nargs="+",
@@ -170,7 +172,9 @@ def build_parser() -> argparse.ArgumentParser:
     for name, task in TASKS.items():
         command = commands.add_parser(name, help=task.title, description=task.title, **formatter)
         add_model_arguments(command)
-        add_common_arguments(command)
+        add_output_argument(command)
+        if name in PAPER_TASKS:
+            command.add_argument("--dataset", default=None, help="show the papers' rows of it too, such as VoxCeleb")
         task.add_arguments(command)
     add_ablation(commands)
     add_user_study(commands)
@@ -221,7 +225,7 @@ def measure_reconstruction(args: argparse.Namespace, accelerator: Accelerator) -
     pipeline = LIAPipeline.from_pipe(load_model(args, accelerator))
     clips, readers = find_test_clips(args, accelerator), build_readers(args, accelerator.device)
     settings = {"model": describe_pipeline(pipeline), "readers": readers.describe(), "num_frames": args.num_frames}
-    parts = keep_parts(args, accelerator, **settings)
+    parts = keep_parts(args, accelerator, codecs=count_codecs(clips), **settings)
     results = evaluate_reconstruction(pipeline, clips, readers, parts, args.num_frames)
     rows = [row_of("copying the source", results["copy"]), row_of(args.model_name, results["model"])]
     return Report(results, rows)
@@ -232,7 +236,8 @@ def measure_cross(args: argparse.Namespace, accelerator: Accelerator) -> Report:
     clips, readers = find_test_clips(args, accelerator), build_readers(args, accelerator.device)
     drawn = {"num_frames": args.num_frames, "num_pairs": args.num_pairs, "seed": args.seed}
     settings = {"model": describe_pipeline(pipeline), "readers": readers.describe(), **drawn}
-    results = evaluate_cross(pipeline, clips, readers, keep_parts(args, accelerator, **settings), **drawn)
+    parts = keep_parts(args, accelerator, codecs=count_codecs(clips), **settings)
+    results = evaluate_cross(pipeline, clips, readers, parts, **drawn)
     return Report(results, [row_of(args.model_name, results["model"])])
 
 
@@ -240,7 +245,8 @@ def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Re
     pipeline = load_model(args, accelerator)
     clips, readers = find_test_clips(args, accelerator), build_readers(args, accelerator.device)
     protocol = PROTOCOLS[args.protocol]
-    num_clips, repeats = args.num_clips or protocol.num_clips, args.repeats or protocol.repeats
+    num_clips = protocol.num_clips if args.num_clips is None else args.num_clips
+    repeats = protocol.repeats if args.repeats is None else args.repeats
     settings = GenerationSettings(
         args.num_frames,
         args.frame_stride,
@@ -319,6 +325,13 @@ TASKS = {
 }
 
 
+def measure_model(task: str, args: argparse.Namespace, accelerator: Accelerator) -> Report:
+    r"""A task's report, whose results tell the settings that its parts were measured with."""
+    report, path = TASKS[task].measure(args, accelerator), args.output_dir / "settings.json"
+    settings = json.loads(path.read_text()) if path.is_file() else {}
+    return replace(report, results={**report.results, "settings": settings})
+
+
 def measure_variants(args: argparse.Namespace, accelerator: Accelerator) -> Report:
     r"""Each variant's models one by one, then means and standard deviations (of N) over them."""
     names = [variant[0] for variant in args.variant]
@@ -331,8 +344,8 @@ def measure_variants(args: argparse.Namespace, accelerator: Accelerator) -> Repo
             folder = args.output_dir / f"variant-{number}-{index}"
             folder.mkdir(exist_ok=True)
             ours = argparse.Namespace(**vars(args) | {"model": model, "model_name": name, "output_dir": folder})
-            reports.append(TASKS[args.ablated].measure(ours, accelerator))
-        results[name] = [report.results for report in reports]
+            reports.append(measure_model(args.ablated, ours, accelerator))
+        results[name] = [report.results for report in reports]  # each with its settings
         for place, row in enumerate(reports[0].rows):
             rows.setdefault(row.method, mean_row([report.rows[place] for report in reports]))
     return Report({"variants": results}, list(rows.values()))
@@ -340,7 +353,7 @@ def measure_variants(args: argparse.Namespace, accelerator: Accelerator) -> Repo
 
 def mean_row(rows: list[MeasuredRow]) -> MeasuredRow:
     r"""The mean of several models' rows, with the deviations between them where there are several."""
-    values = {name: [row.values[name] for row in rows] for name in rows[0].values}
+    values = {name: [row.values[name] for row in rows if name in row.values] for name in rows[0].values}
     means = {name: float(np.mean(numbers)) for name, numbers in values.items()}
     deviations = {name: float(np.std(numbers)) for name, numbers in values.items()} if len(rows) > 1 else {}
     return replace(rows[0], values=means, deviations=deviations)
@@ -351,14 +364,12 @@ def mean_row(rows: list[MeasuredRow]) -> MeasuredRow:
 
 def find_paper_rows(args: argparse.Namespace) -> list[PaperRow]:
     r"""What the papers say of `--dataset`; a ValueError where their table does not have it."""
-    if args.dataset is None:
+    if args.task not in PAPER_TASKS or args.dataset is None:
         return []
     tables = {"reconstruction": "LIA I", "cross": "LIA III", "repetition": "LEO 5"}
     if args.task == "generation":
         length = 1 if args.num_frames <= 16 else 2
         return paper_rows("LEO 6" if args.dataset == "UCF101" else f"LEO {length}", args.dataset)
-    if args.task not in tables:
-        raise ValueError(f"--dataset has no rows for {args.task}, got {args.dataset}: leave it out.")
     return paper_rows(tables[args.task], args.dataset)
 
 
@@ -408,7 +419,7 @@ def main(args: argparse.Namespace) -> None:
         report = measure_variants(args, accelerator)
     else:
         args.model_name = "the embedded model" if args.model == DEMO_MODEL else Path(args.model).name
-        report = TASKS[args.task].measure(args, accelerator)
+        report = measure_model(args.task, args, accelerator)
     if accelerator.is_main_process:
         save(report, papers, args)
     accelerator.end_training()

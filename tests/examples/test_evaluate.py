@@ -1,4 +1,5 @@
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from safetensors.torch import load_file
 
 from leo_diffusers import LEOPipeline
 from leo_diffusers.data.motion_codes import MotionCodes, hash_animator
+from leo_diffusers.evaluation.paper_tables import MeasuredRow
 from leo_diffusers.evaluation.user_study import read_json
-from tests.conftest import build_label_network
+from tests.conftest import REPOSITORY, build_label_network
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,7 @@ def test_reconstruction_is_measured_beside_copying_the_source(once):
     assert results["num_videos"] == 4 and results["left_out"] == {}
     assert 0 < results["copy"]["l1"] < 1 and results["model"]["psnr"] > 5
     assert results["readers"]["keypoints"]["extractor"] == "LabelNetwork.keypoints"
+    assert results["settings"]["codecs"] == {".mp4": 4} and results["settings"]["model"]["networks"]["animator"]
     table = (folder / "table.md").read_text()
     assert "| **copying the source** |" in table and table in said
     assert Image.open(folder / "reconstruction.png").width == 12 * 32
@@ -180,7 +183,8 @@ def test_a_user_study_from_videos_to_scores(run_example, labelled_folder, tmp_pa
         (["reconstruction", "--dataset", "Nobody"], "`dataset` must be one of VoxCeleb"),
         (["reconstruction", "--lpips", "--lpips_weights", "alexnet-owt-7be5be79.pth"], "or pass `--download`"),
         (["reconstruction", "--identity", "openface"], "--identity: "),
-        (["speed", "--dataset", "VoxCeleb"], "--dataset has no rows for speed"),
+        (["speed", "--dataset", "VoxCeleb"], "unrecognized arguments: --dataset"),
+        (["generation", "--protocol", "stylegan_v", "--num_clips", 0], "`num_clips` must be from 2 to 2048"),
         (["generation", "--protocol", "digan", "--features", "random_i3d"], "clips"),
         (["generation", "--protocol", "stylegan_v"], "`readers` must have a `clip`"),
         (["ablation", "reconstruction", "--variant", "no model"], "--variant needs a name of its own and a model"),
@@ -201,3 +205,10 @@ def test_bad_input_is_refused_in_one_line(
 def test_parts_hold_features_and_no_frames(once):
     part = load_file(sorted((once[0] / "parts").glob("*.safetensors"))[0])
     assert max(value.numel() for name, value in part.items() if name != "shown") < 32 * 32
+
+
+def test_a_number_that_some_seeds_lack_is_the_mean_of_the_others():
+    mean_row = runpy.run_path(str(REPOSITORY / "examples" / "evaluate.py"))["mean_row"]
+    rows = [MeasuredRow("a", values) for values in ({"l1": 1.0, "motion": 0.5}, {"l1": 3.0})]
+    row = mean_row(rows)
+    assert row.values == {"l1": 2.0, "motion": 0.5} and row.deviations == {"l1": 1.0, "motion": 0.0}
