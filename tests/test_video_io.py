@@ -14,6 +14,7 @@ from PIL import Image
 
 from leo_diffusers.video_io import (
     IMAGE_SUFFIXES,
+    SYNTHETIC,
     VideoReader,
     VideoWriter,
     find_videos,
@@ -733,3 +734,26 @@ def test_clips_of_any_frames_are_written_at_once(tmp_path):
     write_video(tmp_path / "images", [to_pil(frame) for frame in frames], 25)
     assert torch.equal(read_video(tmp_path / "tensors"), read_video(tmp_path / "images"))
     assert [round(value, 1) for value in read_video(tmp_path / "tensors")[:, 0, 0, 0].tolist()] == [-1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi", ".webm", ".gif", ""])
+@pytest.mark.parametrize("comment", [SYNTHETIC, "a recording of mine", None])
+def test_files_say_what_they_are(tmp_path, suffix, comment):
+    path = tmp_path / f"clip{suffix}"
+    with VideoWriter(path, 25, make_sound_video(tmp_path / "sound.mp4"), comment) as writer:
+        writer.write(torch.zeros(3, 3, 16, 16))
+    picture = path if suffix else path / "000002.png"
+    if suffix in (".gif", ""):
+        with Image.open(picture) as image:
+            notes = image.info.get("comment", image.info.get("Comment"))
+            assert (notes.decode() if isinstance(notes, bytes) else notes) == comment
+    else:
+        found = re.search(r"comment\s*: (.+)", header(picture), re.IGNORECASE)
+        assert (found and found[1]) == comment
+    assert len(VideoReader(path)) == 3
+
+
+@pytest.mark.parametrize("comment", ["", "Künstlich", "two\nlines", "x" * 256])
+def test_comments_that_no_format_holds_are_refused(tmp_path, comment):
+    with pytest.raises(ValueError, match="`comment` must be 1 to 255 printable ASCII characters, got"):
+        VideoWriter(tmp_path / "clip.mp4", 25, comment=comment)

@@ -275,7 +275,7 @@ def _open_output(
 ) -> Iterator[tuple[Path, Callable[[Image.Image], None]]]:
     if settings.format in ("mp4", "webdataset"):
         path = folder / "clip.mp4"
-        with video_io.VideoWriter(path, frames_per_second) as writer:
+        with video_io.VideoWriter(path, frames_per_second, comment=None) as writer:  # recordings
             yield path, lambda image: writer.write(video_io.to_frame(image))
         return
     path, numbers = folder / "frames", iter(range(10**7))

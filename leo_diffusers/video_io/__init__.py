@@ -9,11 +9,12 @@ from .ffmpeg import FFmpegError
 from .files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_videos
 from .images import read_image, to_frame, to_pil, to_uint8, to_unit_range, write_image
 from .reading import VideoReader, read_video
-from .writing import VideoWriter, write_video
+from .writing import SYNTHETIC, VideoWriter, write_video
 
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "SYNTHETIC",
     "VIDEO_SUFFIXES",
     "FFmpegError",
     "VideoReader",

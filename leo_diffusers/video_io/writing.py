@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import warnings
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from .ffmpeg import (
     AUDIO_STREAM,
@@ -28,6 +29,8 @@ from .images import to_frame, to_uint8
 
 
 MAX_GIF_FRAMES_PER_SECOND = 50  # players slow anything faster down to 10
+GIF_HEADER_BYTES = 13  # signature and screen descriptor
+SYNTHETIC = "Synthetic: generated with leo_diffusers, not a recording."
 
 BT709 = f"-vf scale=out_color_matrix=bt709:out_range=tv:{RESAMPLING} -color_range tv -colorspace bt709 "
 BT709 += "-color_primaries bt709 -color_trc bt709"
@@ -65,15 +68,25 @@ class VideoWriter(contextlib.AbstractContextManager):
         audio_from (`str` or `os.PathLike`, *optional*):
             File whose sound goes into the output, beginning at that file's first picture, cut or padded with silence
             to the length of the frames. A file without sound and a format that holds none are no error.
+        comment (`str`, *optional*):
+            What the file's metadata say of it, in ASCII, at most 255 characters: that it is synthetic, if nothing else
+            is named. None is for recordings.
 
     Raises:
         FileNotFoundError: If the folder of `path`, or `audio_from`, does not exist.
         PermissionError: If the folder of `path` cannot be written to.
-        ValueError: If `path` is no possible output, or `frames_per_second` no frame rate it can have.
+        ValueError: If `path` is no possible output, `frames_per_second` no frame rate it can have, or `comment` no
+            possible comment.
         FFmpegError: If ffmpeg fails.
     """
 
-    def __init__(self, path: PathLike, frames_per_second: float, audio_from: PathLike | None = None):
+    def __init__(
+        self,
+        path: PathLike,
+        frames_per_second: float,
+        audio_from: PathLike | None = None,
+        comment: str | None = SYNTHETIC,
+    ):
         self.path = Path(path)
         self._suffix = self.path.suffix.lower()
         if self._suffix and self._suffix not in VIDEO_SUFFIXES:
@@ -87,8 +100,11 @@ class VideoWriter(contextlib.AbstractContextManager):
         self.frames_per_second = float(self._frame_rate)
         if self._suffix == ".gif" and self._frame_rate > MAX_GIF_FRAMES_PER_SECOND:
             raise ValueError(f"GIFs show at most {MAX_GIF_FRAMES_PER_SECOND} frames/s, got {frames_per_second}.")
+        if comment is not None and not (comment.isascii() and comment.isprintable() and 0 < len(comment) < 256):
+            raise ValueError(f"`comment` must be 1 to 255 printable ASCII characters, got {comment!r}.")
+        self._comment = comment
         self._sound = None if audio_from is None else _find_sound(Path(audio_from), self._suffix)
-        self._temporary, self._with_sound = temporary_beside(self.path), temporary_beside(self.path)
+        self._temporary, self._second = temporary_beside(self.path), temporary_beside(self.path)
         self._stack: contextlib.ExitStack | None = None
         self._picture_shape: tuple[int, ...] | None = None
         self._num_frames = 0
@@ -96,7 +112,7 @@ class VideoWriter(contextlib.AbstractContextManager):
     def __enter__(self) -> "VideoWriter":
         self._stack = contextlib.ExitStack()
         self._stack.callback(remove, self._temporary)
-        self._stack.callback(remove, self._with_sound)
+        self._stack.callback(remove, self._second)
         return self
 
     def __exit__(self, exception_type: type[BaseException] | None, exception: object, traceback: object) -> None:
@@ -141,13 +157,19 @@ class VideoWriter(contextlib.AbstractContextManager):
         self._padding = ((0, 0),) * 3 if self._suffix == ".gif" else ((0, height % 2), (0, width % 2), (0, 0))
         size = f"{width + self._padding[1][1]}x{height + self._padding[0][1]}"
         command = ffmpeg_command("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(self._frame_rate))
-        command += ["-i", "pipe:0", *VIDEO_ENCODERS[self._suffix].split(), str(self._temporary.absolute())]
+        command += ["-i", "pipe:0", *VIDEO_ENCODERS[self._suffix].split()]
+        if self._comment is not None:
+            command += ["-metadata", f"comment={self._comment}"]
+        command.append(str(self._temporary.absolute()))
         running = run_ffmpeg(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         self._process, self._log = self._stack.enter_context(running)
 
     def _append(self, picture: np.ndarray) -> None:
         if not self._suffix:
-            Image.fromarray(picture).save(self._temporary / f"{self._num_frames:06d}.png")
+            notes = PngImagePlugin.PngInfo()
+            if self._comment is not None:
+                notes.add_text("Comment", self._comment)
+            Image.fromarray(picture).save(self._temporary / f"{self._num_frames:06d}.png", pnginfo=notes)
             return
         try:
             self._process.stdin.write(np.pad(picture, self._padding, mode="edge").tobytes())
@@ -161,10 +183,12 @@ class VideoWriter(contextlib.AbstractContextManager):
             with contextlib.suppress(OSError):  # as above
                 self._process.stdin.close()
             self._check(self._process.wait(), self._log)
+            if self._suffix == ".gif" and self._comment is not None:
+                self._add_gif_comment(self._comment.encode("ascii"))
         elif self.path.is_dir():
             self.path.rmdir()
         if self._sound is not None:
-            finished = self._with_sound
+            finished = self._second
             self._add_sound(*self._sound)
         os.replace(finished, self.path)
 
@@ -175,9 +199,19 @@ class VideoWriter(contextlib.AbstractContextManager):
         filters += f",aformat=channel_layouts=stereo|mono,apad,atrim=end={seconds:.6f}"
         command = ffmpeg_command("-copyts", "-i", str(self._temporary.absolute()), "-i", str(path.absolute()))
         command += ["-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy", "-af", filters]
-        command += [*AUDIO_ENCODERS[self._suffix].split(), str(self._with_sound.absolute())]
+        command += [*AUDIO_ENCODERS[self._suffix].split(), str(self._second.absolute())]
         with run_ffmpeg(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as (process, log):
             self._check(process.wait(), log)
+
+    def _add_gif_comment(self, comment: bytes) -> None:
+        # ffmpeg writes none. A comment extension (GIF89a, section 24), before the pictures, where readers look for it.
+        with self._temporary.open("rb") as file, self._second.open("wb") as commented:
+            start = file.read(GIF_HEADER_BYTES)
+            palette_bytes = 3 * 2 ** ((start[10] & 7) + 1) if start[10] & 0x80 else 0
+            commented.write(start + file.read(palette_bytes))
+            commented.write(b"\x21\xfe" + bytes([len(comment)]) + comment + b"\x00")
+            shutil.copyfileobj(file, commented)
+        self._second.replace(self._temporary)
 
     def _check(self, returncode: int, log: IO[bytes]) -> None:
         if returncode != 0:
@@ -189,6 +223,7 @@ def write_video(
     frames: Iterable[Image.Image | np.ndarray | torch.Tensor],
     frames_per_second: float,
     audio_from: PathLike | None = None,
+    comment: str | None = SYNTHETIC,
 ) -> None:
     r"""
     Write a clip, such as one entry of a pipeline's `frames` for any `output_type` but "pt".
@@ -198,11 +233,12 @@ def write_video(
         frames (iterable of `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): As [`to_frame`] takes them.
         frames_per_second (`float`): Frame rate.
         audio_from (`str` or `os.PathLike`, *optional*): File whose sound is taken.
+        comment (`str`, *optional*): See [`VideoWriter`].
 
     Raises:
         ValueError: If `path` or a frame cannot be written.
     """
-    with VideoWriter(path, frames_per_second, audio_from) as writer:
+    with VideoWriter(path, frames_per_second, audio_from, comment) as writer:
         for frame in frames:
             writer.write(to_frame(frame))
 
