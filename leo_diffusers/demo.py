@@ -1,4 +1,4 @@
-"""`leo-diffusers demo`: what a model does, as short videos and one picture of them all."""
+"""`leo-diffusers demo`: what a model does, as short videos, and a still and a moving picture of them all."""
 
 import argparse
 import random
@@ -35,6 +35,8 @@ NUM_FRAMES = 64  # of a video; fewer where the motion model's sequences are shor
 LONG_FRAMES = 256  # of the endless video, and of a given driving video at most
 NUM_PEOPLE = 8
 NUM_COLUMNS = 10  # of the contact sheet
+NUM_MOVING_COLUMNS = 6
+MOVING_SIZE = 128  # pixels of a video in the moving sheet
 TITLE_HEIGHT = 20  # pixels, of which the letters take most
 FONT_SIZE = 13
 FROM_NOTHING = ("motion_prior", "first_frame_unet", "first_frame_scheduler")
@@ -43,7 +45,7 @@ NEW_LOOKS = {"hair": (190, 60, 120), "cloth": (240, 200, 80), "glasses_color": (
 Frames = Iterable[np.ndarray | torch.Tensor]  # as `video_io.to_frame` takes them
 
 
-@dataclass
+@dataclass(frozen=True)
 class DemoVideo:
     r"""
     A video to be made, and its row of the contact sheet.
@@ -53,12 +55,14 @@ class DemoVideo:
         title (`str`): What it shows.
         make (`Callable`): Makes its frames.
         driving_video ([`~video_io.VideoReader`], *optional*): What it takes frame rate and sound from.
+        is_recording (`bool`): Whether it is a copy of a given video, which its file must not call synthetic.
     """
 
     name: str
     title: str
     make: Callable[[], Frames]
     driving_video: video_io.VideoReader | None = None
+    is_recording: bool = False
 
 
 class Demo:
@@ -178,7 +182,8 @@ class Demo:
         if self.driving_video is not None:
             drivers.append((self.driving_video, self.driving_video))
         for i, (frames, given) in enumerate(drivers, start=1):
-            yield DemoVideo(f"driving-{i}", "a driving video", partial(iter, frames), given)
+            is_recording = given is not None
+            yield DemoVideo(f"driving-{i}", "a driving video", partial(iter, frames), given, is_recording)
             title = f"a picture that moves like driving-{i}"
             yield DemoVideo(f"animated-{i}", title, partial(self.animated, frames), given)
         yield DemoVideo("original", "a video to be edited", partial(iter, self.original_clip.frames))
@@ -190,18 +195,33 @@ class Demo:
             yield DemoVideo("endless", "the picture of generated-1, for as long as one likes", self.endless)
 
 
-def write_video(folder: Path, video: DemoVideo) -> list[Image.Image]:
-    r"""Writes a video while it is made, and returns what the contact sheet shows of it."""
+@dataclass
+class Preview:
+    r"""
+    What the sheets show of a video.
+
+    Args:
+        stills (`list[PIL.Image.Image]`): `NUM_COLUMNS` frames, spread over all of it.
+        moving (`list[PIL.Image.Image]`): Its first `NUM_FRAMES` frames, small.
+    """
+
+    stills: list[Image.Image]
+    moving: list[Image.Image]
+
+
+def write_video(folder: Path, video: DemoVideo) -> Preview:
+    r"""Writes a video while it is made, and returns what the sheets show of it."""
     given = video.driving_video
-    options = {"frames_per_second": FRAME_RATE}
+    options = {"frames_per_second": FRAME_RATE, "comment": None if video.is_recording else video_io.SYNTHETIC}
     if given is not None:
-        options = {"frames_per_second": given.frames_per_second, "audio_from": given.path}
+        options |= {"frames_per_second": given.frames_per_second, "audio_from": given.path}
     pictures = []
     with video_io.VideoWriter(folder / f"{video.name}.mp4", **options) as writer:
         for frame in map(video_io.to_frame, video.make()):
             writer.write(frame)
             pictures.append(video_io.to_pil(frame))
-    return [pictures[round(index)] for index in np.linspace(0, len(pictures) - 1, NUM_COLUMNS)]
+    stills = [pictures[round(index)] for index in np.linspace(0, len(pictures) - 1, NUM_COLUMNS)]
+    return Preview(stills, [picture.resize((MOVING_SIZE, MOVING_SIZE)) for picture in pictures[:NUM_FRAMES]])
 
 
 def draw_contact_sheet(rows: dict[str, list[Image.Image]]) -> Image.Image:
@@ -215,6 +235,24 @@ def draw_contact_sheet(rows: dict[str, list[Image.Image]]) -> Image.Image:
         for column, picture in enumerate(pictures):
             sheet.paste(picture, (column * size, top + TITLE_HEIGHT))
     return sheet
+
+
+def draw_moving_sheet(cells: dict[str, list[Image.Image]]) -> list[Image.Image]:
+    r"""The frames of one picture in which all videos, each below its name, play; the shorter ones stop."""
+    num_rows = -(-len(cells) // NUM_MOVING_COLUMNS)
+    height = TITLE_HEIGHT + MOVING_SIZE
+    sheet = Image.new("RGB", (NUM_MOVING_COLUMNS * MOVING_SIZE, num_rows * height), "white")
+    corners = {
+        name: (i % NUM_MOVING_COLUMNS * MOVING_SIZE, i // NUM_MOVING_COLUMNS * height) for i, name in enumerate(cells)
+    }
+    for name, (left, top) in corners.items():
+        ImageDraw.Draw(sheet).text((left + 4, top + 2), name, fill="black", font_size=FONT_SIZE)
+    frames = []
+    for index in range(max(map(len, cells.values()))):
+        for name, (left, top) in corners.items():
+            sheet.paste(cells[name][min(index, len(cells[name]) - 1)], (left, top + TITLE_HEIGHT))
+        frames.append(sheet.copy())
+    return frames
 
 
 def run_demo(arguments: argparse.Namespace) -> None:
@@ -231,6 +269,10 @@ def run_demo(arguments: argparse.Namespace) -> None:
             warnings.warn(message, UserWarning, stacklevel=2)
         folder.mkdir()
         videos = tqdm(list(demo.videos()), unit="video")
-        rows = {f"{video.name}.mp4: {video.title}": write_video(folder, video) for video in videos}
+        previews = {video: write_video(folder, video) for video in videos}
+        rows = {f"{video.name}.mp4: {video.title}": preview.stills for video, preview in previews.items()}
         draw_contact_sheet(rows).save(folder / "contact_sheet.png")
-    print(f"Wrote {len(rows)} videos to {arguments.output}: look at contact_sheet.png, whose rows name them.")
+        first, *others = draw_moving_sheet({video.name: preview.moving for video, preview in previews.items()})
+        options = {"save_all": True, "append_images": others, "duration": round(1000 / FRAME_RATE), "loop": 0}
+        first.save(folder / "moving_sheet.webp", quality=70, **options)
+    print(f"Wrote {len(rows)} videos to {arguments.output}: look at contact_sheet.png and moving_sheet.webp.")

@@ -9,7 +9,7 @@ from PIL import Image
 from leo_diffusers import DEMO_MODEL, LEOInfinitePipeline, LEOPipeline, LIAPipeline, cli, demo
 from leo_diffusers.cli import main
 from leo_diffusers.data.talking_heads import FIRST_HELD_OUT_SEED
-from leo_diffusers.video_io import VideoReader, read_image, read_video, to_uint8
+from leo_diffusers.video_io import SYNTHETIC, VideoReader, VideoWriter, read_image, read_video, to_uint8
 
 
 FROM_NOTHING = ["unconditional-1", "unconditional-2"]
@@ -52,7 +52,7 @@ def test_everything(tmp_path, run, capsys):
     folder = tmp_path / "demo"
     names = sorted(FROM_NOTHING + OF_A_PICTURE + OF_THE_ANIMATOR)
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [f"{name}.mp4" for name in names] + ["contact_sheet.png"]
+        [f"{name}.mp4" for name in names] + ["contact_sheet.png", "moving_sheet.webp"]
     )
     for name in names:
         video = VideoReader(folder / f"{name}.mp4")
@@ -61,7 +61,7 @@ def test_everything(tmp_path, run, capsys):
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert sheet.size == (10 * 32, len(names) * (demo.TITLE_HEIGHT + 32))
     said = capsys.readouterr()
-    assert said.out == f"Wrote 12 videos to {folder}: look at contact_sheet.png, whose rows name them.\n"
+    assert said.out == f"Wrote 12 videos to {folder}: look at contact_sheet.png and moving_sheet.webp.\n"
     assert "12/12" in said.err and "warning" not in said.err
 
 
@@ -75,6 +75,33 @@ def test_the_contact_sheet_shows_the_videos(tmp_path, run):
         assert title.min() < 100 and title.max() == 255
         pixels = pixels_of(tmp_path / "demo" / f"{name}.mp4").astype(float)
         assert np.abs(row[:, :32] - pixels[0]).mean() < 12 and np.abs(row[:, -32:] - pixels[-1]).mean() < 12
+
+
+def test_all_videos_play_in_the_moving_sheet(tmp_path, run):
+    assert run() == 0
+    names = [*FROM_NOTHING, *OF_A_PICTURE[:2], *OF_THE_ANIMATOR, *OF_A_PICTURE[2:]]
+    height = demo.TITLE_HEIGHT + demo.MOVING_SIZE
+    with Image.open(tmp_path / "demo" / "moving_sheet.webp") as sheet:
+        assert sheet.n_frames == LONG_FRAMES and sheet.size == (6 * demo.MOVING_SIZE, 2 * height)
+        for frame_index in (0, 7, LONG_FRAMES - 1):
+            sheet.seek(frame_index)
+            shown = np.asarray(sheet.convert("RGB")).astype(float)
+            for index, name in enumerate(names):
+                top, left = index // 6 * height + demo.TITLE_HEIGHT, index % 6 * demo.MOVING_SIZE
+                cell = shown[top : top + demo.MOVING_SIZE, left : left + demo.MOVING_SIZE]
+                pixels = pixels_of(tmp_path / "demo" / f"{name}.mp4").astype(float)
+                small = cell.reshape(32, 4, 32, 4, 3).mean(axis=(1, 3))
+                assert np.abs(small - pixels[min(frame_index, len(pixels) - 1)]).mean() < 20, name
+
+
+def test_a_copy_of_a_recording_is_not_called_synthetic(tmp_path, run):
+    recording = tmp_path / "recording.mp4"
+    with VideoWriter(recording, 25, comment=None) as writer:
+        writer.write(torch.zeros(4, 3, 32, 32))
+    assert run("--driving-video", recording) == 0
+    for name, is_recording in (("driving-1", False), ("driving-2", True), ("animated-2", False)):
+        written = (tmp_path / "demo" / f"{name}.mp4").read_bytes()
+        assert (SYNTHETIC.encode() in written) != is_recording, name
 
 
 def test_the_same_seed_gives_the_same_frames(tmp_path, run):
