@@ -1,0 +1,68 @@
+"""Animate: a photo moves like the person in a video."""
+
+from collections.abc import Iterator
+
+import gradio as gr
+import torch
+
+from .. import video_io
+from .components import PageParts, result_video, start_and_stop, transfer_fields, transfer_options
+from .inputs import open_video, read_photo
+from .sessions import Job
+
+
+def animate_tab(parts: PageParts) -> None:
+    r"""Lays the tab out, and connects it."""
+    samples = parts.samples
+    gr.Markdown("A photo moves like the person in a video. Sound and frame rate of the video are kept.")
+    with gr.Row():
+        with gr.Column():
+            driving = parts.video("Driving video", value=samples and samples.videos[0], elem_id="animate-driving")
+            parts.examples(samples and samples.videos, driving)
+        with gr.Column():
+            photo = parts.photo("Photo", value=samples and samples.photos[0], elem_id="animate-photo")
+            parts.examples(samples and samples.photos, photo)
+        with gr.Column():
+            result = result_video("Result", elem_id="animate-result")
+            start, stop = start_and_stop("Animate", "animate")
+    comparison = result_video(
+        "Driving video, photo and result", height=None, visible=False, elem_id="animate-comparison"
+    )
+    with gr.Accordion("Settings", open=False, elem_id="animate-settings"), gr.Row():
+        fields = transfer_fields("auto").components()
+
+    def animate(job: Job, photo: str | None, driving: str | None, *transfer: object) -> list[object]:
+        path, beside_path = animate_photo(parts, job, photo, driving, transfer_options(*transfer))
+        return [path, gr.Video(beside_path, visible=True)]
+
+    parts.connect("animate", start, stop, animate, [photo, driving, *fields], [result, comparison])
+
+
+def animate_photo(
+    parts: PageParts, job: Job, photo: str | None, driving: str | None, transfer: dict[str, object]
+) -> tuple[str, str]:
+    r"""Writes the animated photo, and a video of driving video, photo and result beside each other."""
+    source = read_photo(photo)
+    video = open_video(driving, parts.settings.max_video_seconds)
+    frame_size = parts.studio.frame_size
+    still = video_io.to_frame(source, frame_size)
+    writing = {"frames_per_second": video.frames_per_second, "audio_from": driving}
+    frames = parts.studio.lia.stream(
+        source, read_driving(job, driving, frame_size, len(video)), decode_chunk_size=4, output_type="pt", **transfer
+    )
+    beside_path = job.session.new_file("comparison", ".mp4")
+    with video_io.VideoWriter(beside_path, **writing) as beside:
+
+        def animated() -> Iterator[torch.Tensor]:
+            for driving_frame, frame in zip(video_io.VideoReader(driving, frame_size), frames):
+                beside.write(torch.cat([driving_frame, still, frame * 2 - 1], dim=-1))
+                yield frame * 2 - 1
+
+        return parts.render(job, animated(), len(video), "animated", **writing), str(beside_path)
+
+
+def read_driving(job: Job, path: str, frame_size: int, num_frames: int) -> Iterator[torch.Tensor]:
+    r"""The frames of a driving video. They are all read before the first is rendered, where the pose is looked for."""
+    for index, frame in enumerate(video_io.VideoReader(path, frame_size), start=1):
+        job.report("Reading the video", index, num_frames, "frames")
+        yield frame

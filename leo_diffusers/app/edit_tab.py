@@ -1,0 +1,108 @@
+"""Edit: a video by its first frame."""
+
+import gradio as gr
+import PIL.Image
+
+from .. import video_io
+from .components import (
+    HEIGHT,
+    PageParts,
+    generator_of,
+    result_video,
+    seed_field,
+    start_and_stop,
+    transfer_fields,
+    transfer_options,
+)
+from .inputs import open_video
+from .sessions import Job
+
+
+CANVAS = 512  # pixels: the side that a first frame is painted at
+EDITOR_HEIGHT = HEIGHT + 56  # pixels: as high as a video and a button
+
+
+def edit_tab(parts: PageParts) -> None:
+    r"""Lays the tab out, and connects it."""
+    samples, has_editor = parts.samples, parts.studio.edit.editor is not None
+    gr.Markdown(
+        "Edit the first frame of a video, and the rest follows. Press First frame, paint on it here, or download it "
+        "and upload it again as another program left it."
+        + (
+            " Or write what shall become of it: the prompt counts where there is no edited frame."
+            if has_editor
+            else ""
+        )
+    )
+    with gr.Row():
+        with gr.Column():
+            video = parts.video("Video", value=samples and samples.videos[0], elem_id="edit-video")
+            first = gr.Button("First frame", elem_id="edit-first")
+        edited = gr.ImageEditor(
+            label="Edit here",
+            type="pil",
+            height=EDITOR_HEIGHT,
+            canvas_size=(CANVAS, CANVAS),
+            fixed_canvas=True,
+            layers=False,
+            transforms=(),
+            sources=["upload", "clipboard"],
+            buttons=["download"],
+            elem_id="edit-frame",
+        )
+        with gr.Column():
+            result = result_video("Result", elem_id="edit-result")
+            start, stop = start_and_stop("Edit", "edit")
+    with gr.Row(visible=has_editor):
+        prompt = gr.Textbox(label="Prompt", info="What the first frame shall become.", elem_id="edit-prompt")
+        strength = gr.Slider(
+            0, 1, value=0.7, step=0.05, label="Strength of the edit", visible=parts.studio.editor_takes_strength
+        )
+        seed = seed_field("edit-seed")
+    with gr.Accordion("Settings", open=False), gr.Row():
+        fields = transfer_fields("first").components()
+    if samples is not None:
+        pairs = [[clip, frame] for clip, frame in zip(samples.videos, samples.edited_frames)]
+        gr.Examples(pairs, [video, edited], label="Examples", elem_id="edit-examples")
+
+    def show_first(request: gr.Request, video: str | None) -> PIL.Image.Image:
+        with parts.sessions.job(request, "first frame"):
+            open_video(video, parts.settings.max_video_seconds)
+            frame = next(iter(video_io.VideoReader(video, parts.studio.frame_size, num_frames=1)))
+            return video_io.to_pil(frame).resize((CANVAS, CANVAS), PIL.Image.Resampling.BICUBIC)
+
+    first.click(show_first, video, edited, concurrency_limit=None, api_visibility="private")
+
+    def edit(
+        job: Job, video: str | None, edited: dict | None, prompt: str, strength: float, seed: int, *transfer: object
+    ) -> str:
+        return edit_video(parts, job, video, edited, (prompt, strength, seed), transfer_options(*transfer))
+
+    parts.connect("edit", start, stop, edit, [video, edited, prompt, strength, seed, *fields], [result])
+
+
+def edit_video(
+    parts: PageParts,
+    job: Job,
+    path: str | None,
+    edited: dict[str, object] | None,
+    wish: tuple[str, float, int],
+    transfer: dict[str, object],
+) -> str:
+    r"""Writes the edited video: by the painted frame, or else by a wish of prompt, strength and seed."""
+    video = open_video(path, parts.settings.max_video_seconds)
+    frame = edited and edited["composite"]
+    pipeline = parts.studio.edit
+    if frame is not None:
+        # The canvas is larger than the model's frames; what is transparent becomes white.
+        how = {"edited_frame": video_io.to_frame(frame, parts.studio.frame_size)}
+    elif pipeline.editor is not None and wish[0].strip():
+        prompt, strength, seed = wish
+        arguments = {"strength": strength} if parts.studio.editor_takes_strength else {}
+        how = {"prompt": prompt, "generator": generator_of(seed), "editor_arguments": arguments}
+        job.report("Editing the first frame", 0, len(video), "frames")
+    else:
+        raise ValueError("There is no edited frame yet: press First frame and paint on it, or upload one.")
+    frames = pipeline.stream(path, decode_chunk_size=4, output_type="pt", **how, **transfer)
+    writing = {"frames_per_second": video.frames_per_second, "audio_from": path}
+    return parts.render(job, (frame * 2 - 1 for frame in frames), len(video), "edited", **writing)

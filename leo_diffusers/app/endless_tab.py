@@ -1,0 +1,123 @@
+"""Endless: a video that plays while it goes on."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+import torch
+
+from .. import video_io
+from .components import (
+    AT_ONCE,
+    FRAMES_PER_SECOND,
+    HEIGHT,
+    PROGRESS,
+    PageParts,
+    generator_of,
+    result_video,
+    seed_field,
+    start_and_stop,
+)
+from .inputs import read_photo
+from .live_video import encode_piece, live_video
+from .sessions import Job
+
+
+FIRST_PIECES = (1, 8)  # frames: something to see at once, while the motion is being drawn
+PIECE = 25  # frames, of all others
+STOP_SECONDS = 20  # the longest that a stopped video is waited for
+
+
+def endless_tab(parts: PageParts) -> None:
+    r"""Lays the tab out, and connects it."""
+    makes_people, has_transitions = parts.studio.makes_people, parts.studio.has_transitions
+    gr.Markdown(
+        "A video that begins to play at once and goes on for as long as you like. What was made until Stop is pressed "
+        "can be downloaded."
+    )
+    max_seconds = parts.settings.max_endless_seconds
+    with gr.Row():
+        with gr.Column():
+            photo = parts.photo("Photo (optional)" if makes_people else "Photo", elem_id="endless-photo")
+            parts.examples(parts.samples and parts.samples.photos, photo)
+        with gr.Column():
+            seed = seed_field("endless-seed")
+            seconds = gr.Slider(
+                1, max_seconds, value=min(20, max_seconds), step=1, label="Seconds at most", elem_id="endless-seconds"
+            )
+            transition = gr.Radio(
+                [("Go on from the last pose", "none")] + [("Lead to fresh poses", "diffusion")] * has_transitions,
+                value="diffusion" if has_transitions else "none",
+                label="Motion",
+            )
+        with gr.Column():
+            live = live_video("Live", HEIGHT, elem_id="endless-live")
+            finished = result_video("Finished video", visible=False, elem_id="endless-finished")
+            status = gr.Markdown(elem_id="endless-status", min_height=32)
+            start, stop = start_and_stop("Start", "endless")
+    outputs = [live, finished, status]
+
+    def run(
+        request: gr.Request,
+        progress: gr.Progress = PROGRESS,
+        *values: object,
+    ) -> Iterator[list[object]]:
+        with parts.sessions.job(request, "endless", progress) as job:
+            yield from go_on(parts, job, *values)
+
+    def end(request: gr.Request) -> list[object]:
+        jobs = parts.sessions.of(request).stop("endless")
+        for job in jobs:
+            job.finished.wait(STOP_SECONDS)
+        results = [job.result for job in jobs if job.result is not None]
+        return show_finished(results[0], "Stopped.") if results else [gr.skip(), gr.skip(), "Stopped."]
+
+    running = start.click(
+        run, [photo, seed, seconds, transition], outputs, show_progress_on=status, api_visibility="private"
+    )
+    stop.click(end, None, outputs, cancels=[running], **AT_ONCE)
+
+
+def show_finished(path: Path, message: str) -> list[object]:
+    r"""The outputs at the end: the whole video in the live one's place."""
+    return [gr.Video(visible=False), gr.Video(str(path), visible=True), message]
+
+
+def go_on(
+    parts: PageParts, job: Job, photo: str | None, seed: int, seconds: float, transition: str
+) -> Iterator[list[object]]:
+    r"""Yields the outputs of the tab: piece after piece, then the finished video, even where it is stopped."""
+    image = read_photo(photo) if photo is not None or not parts.studio.makes_people else None
+    num_frames = round(seconds * FRAMES_PER_SECOND)
+    yield [gr.Video(None, visible=True), gr.Video(visible=False), "Drawing the first frame ..."]
+    frames = parts.studio.infinite.stream(
+        image,
+        num_frames=num_frames,
+        transition=transition,
+        generator=generator_of(seed),
+        decode_chunk_size=FIRST_PIECES[-1],
+        output_type="pt",
+    )
+    path = job.session.new_file("endless", ".mp4")
+    done = 0
+    with video_io.VideoWriter(path, FRAMES_PER_SECOND) as writer, contextlib.closing(frames):
+        for pictures in in_pieces(frame * 2 - 1 for frame in frames):
+            piece = encode_piece(pictures, FRAMES_PER_SECOND, done / FRAMES_PER_SECOND)
+            writer.write(torch.stack(pictures))
+            done += len(pictures)
+            if job.is_stopped:
+                break
+            yield [piece, gr.skip(), f"{done / FRAMES_PER_SECOND:.1f} of {seconds:g} seconds are made."]
+    job.result = path
+    yield show_finished(path, f"Finished: {done / FRAMES_PER_SECOND:.1f} seconds.")
+
+
+def in_pieces(frames: Iterator[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    r"""Groups frames: few at first, then more."""
+    for size in itertools.chain(FIRST_PIECES, itertools.repeat(PIECE)):
+        pictures = list(itertools.islice(frames, size))
+        if not pictures:
+            return
+        yield pictures

@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+from leo_diffusers import DEMO_MODEL, LEOPipeline
+from leo_diffusers.video_io import VideoReader
+
+
+gr = pytest.importorskip("gradio")
+
+from leo_diffusers.app.components import PageParts, generator_of, transfer_options  # noqa: E402
+from leo_diffusers.app.endless_tab import go_on  # noqa: E402
+from leo_diffusers.app.explore_tab import encoded  # noqa: E402
+from leo_diffusers.app.generate_tab import generate_videos  # noqa: E402
+from leo_diffusers.app.live_video import encode_piece  # noqa: E402
+from leo_diffusers.app.samples import render_samples  # noqa: E402
+from leo_diffusers.app.sessions import Job, Session, Sessions, StoppedError  # noqa: E402
+from leo_diffusers.app.settings import AppSettings  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return render_samples(tmp_path_factory.mktemp("samples"), 128)
+
+
+@pytest.fixture
+def parts(studio, tmp_path) -> PageParts:
+    return PageParts(studio, AppSettings(), Sessions(tmp_path), None)
+
+
+class NotedJob(Job):
+    """Remembers its progress."""
+
+    def __init__(self, parts: PageParts):
+        super().__init__(Session(parts.sessions.folder), "test")
+        self.reports = []
+
+    def report(self, *progress: object) -> None:
+        super().report(*progress)
+        self.reports.append(progress)
+
+
+def test_generate_is_what_the_command_writes_and_tells_each_step(parts):
+    job = NotedJob(parts)
+    paths = generate_videos(parts, job, None, [3], seconds=0.24, steps=4)
+    plain = LEOPipeline.from_pretrained(DEMO_MODEL)
+    plain.set_progress_bar_config(disable=True)
+    expected = plain(num_frames=6, num_inference_steps=4, generator=generator_of(3), output_type="pt").frames[0]
+    frames = torch.stack(list(iter(VideoReader(paths[0]))))
+    assert (frames / 2 + 0.5 - expected).abs().mean() < 0.02  # encoding
+    steps = [report for report in job.reports if report[0] == "Denoising"]
+    assert steps == [("Denoising", step, 4, "steps") for step in (1, 2, 3, 4)] * 2  # first frame, motion
+    assert ("Rendering", 6, 6, "frames") in job.reports
+
+
+def test_a_stopped_job_ends_at_its_next_step(parts):
+    job = NotedJob(parts)
+    job.is_stopped = True
+    with pytest.raises(StoppedError):
+        generate_videos(parts, job, None, [0], seconds=0.24, steps=4)
+    assert job.reports == []
+
+
+def test_endless_video_is_kept_when_it_is_stopped(parts, samples):
+    job = NotedJob(parts)
+    outputs = go_on(parts, job, samples.photos[0], 0, 5, "none")
+    next(outputs)  # the fields are cleared
+    pieces = [next(outputs)[0] for _ in range(2)]
+    assert [piece.seconds for piece in pieces] == [1 / 25, 8 / 25]
+    job.is_stopped = True
+    assert "Finished" in next(outputs)[2]
+    assert list(outputs) == []
+    assert len(VideoReader(job.result)) == 1 + 8 + 25
+
+
+def test_pieces_join_to_one_video(tmp_path):
+    frames = torch.rand(10, 3, 32, 32) * 2 - 1
+    pieces = [encode_piece(list(frames[:4]), 25, 0), encode_piece(list(frames[4:]), 25, 4 / 25)]
+    (tmp_path / "joined.ts").write_bytes(b"".join(piece.data for piece in pieces))
+    video = VideoReader(tmp_path / "joined.ts")
+    assert (len(video), video.frames_per_second) == (10, 25)
+
+
+def test_preview_and_walk(studio, samples, parts):
+    job = NotedJob(parts)
+    source = encoded(parts, job.session, samples.photos[0])
+    assert encoded(parts, job.session, samples.photos[0]) is source
+    assert encoded(parts, job.session, samples.photos[1]) is not source
+    amounts = [0.0] * 20
+    amounts[1] = 2.0
+    still, moved = studio.preview(source, [0.0] * 20), studio.preview(source, amounts)
+    assert still.shape == (3, 128, 128) and (still - moved).abs().mean() > 0.02
+    walk = list(studio.walk(source, amounts, 6))
+    assert len(walk) == 6
+    torch.testing.assert_close(walk[2], moved.clamp(-1, 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(walk[0], walk[5], atol=1e-4, rtol=0)
+    deviations = studio.leo.motion_unet.config.motion_std
+    assert studio.direction_reaches() == [3 * deviation for deviation in deviations]
+
+
+def test_transfer_options():
+    plain = transfer_options("relative", "auto", 1, 0)
+    assert plain == {"motion_mode": "relative", "reference_frame": "auto", "motion_control": None}
+    changed = transfer_options("absolute", "first", 1.5, 2)
+    assert (changed["reference_frame"], changed["motion_control"].scale) == (0, 1.5)
+    assert changed["motion_control"].smoothing == 2
+
+
+def test_seeds():
+    assert generator_of(5).initial_seed() == 5
+    for seed in (None, -1):
+        with pytest.raises(ValueError, match="whole number from 0"):
+            generator_of(seed)
