@@ -12,13 +12,18 @@ version = re.search(r'^__version__ = "(.+)"', (root / "leo_diffusers" / "__init_
 extras = {
     # Editing a first frame: detectors for ControlNet. Theirs bring timm, einops and scikit-image along.
     "edit": ["controlnet-aux>=0.0.10", "opencv-python-headless", "torchvision"],
+    # Automatic crop. OpenCV 5 left the face detectors out of its wheel; of its packages all must have one version.
+    "crop": ["opencv-python-headless>=4.10,<5"],
     "train": ["matplotlib", "tensorboard"],
-    "eval": ["face-alignment", "lpips", "matplotlib"],
+    "eval": ["face-alignment", "lpips", "matplotlib", "opencv-python<5"],
     "download": ["yt-dlp"],
     "datasets": ["datasets>=5.2.0"],
+    "onnx": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.5.4"],
+    "app": ["gradio>=6.31"],
 }
-extras["test"] = ["pytest", "ruff", "lpips", "torchmetrics"]
-extras["test"] += [package for extra in ("train", "edit", "download", "datasets") for package in extras[extra]]
+extras["test"] = ["pytest", "ruff", "lpips", "torchmetrics", "playwright", "nbclient", "nbformat", "ipykernel"]
+for extra in ("train", "edit", "crop", "download", "datasets", "onnx", "app"):
+    extras["test"] += extras[extra]
 
 setup(
     name="leo_diffusers",

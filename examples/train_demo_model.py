@@ -10,7 +10,6 @@ shows nothing. A run that was stopped goes on where it was. --package embeds the
 """
 
 import argparse
-import json
 import os
 import shutil
 from pathlib import Path
@@ -22,7 +21,9 @@ from leo_diffusers import assemble_pipeline
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.model_card import EMBEDDED_USAGE, write_model_card
 from leo_diffusers.pipelines.components import cast_weights
+from leo_diffusers.pipelines.published_pipeline import forget_origins
 from leo_diffusers.training.checkpoints import save_atomically
+from leo_diffusers.training.curves import plot_losses
 from leo_diffusers.training.recipe import Recipe, Stage
 
 
@@ -149,11 +150,7 @@ def assemble(args: argparse.Namespace) -> None:
 
     def save(folder: str) -> None:
         pipeline.save_pretrained(folder)
-        # Where the parts lay on this disk is nobody's business.
-        for config in Path(folder).rglob("*.json"):
-            values = json.loads(config.read_text())
-            if values.pop("_name_or_path", None) is not None:
-                config.write_text(json.dumps(values, indent=2) + "\n")
+        forget_origins(folder)
 
     save_atomically(save, args.output_dir / "demo_model")
 
@@ -164,14 +161,7 @@ def draw_curves(args: argparse.Namespace, path: Path) -> None:
     figure = Figure(figsize=(16, 6), layout="constrained")
     axes = figure.subplots(2, -(-len(stages) // 2), squeeze=False)
     for stage, axis in zip(stages, axes.flat):
-        lines = [
-            json.loads(line) for line in (args.output_dir / stage.output / "losses.jsonl").read_text().splitlines()
-        ]
-        width = max(1, len(lines) // 100)
-        parts = [lines[start : start + width] for start in range(0, len(lines), width)]
-        for name in dict.fromkeys(name for line in lines for name in line if name not in ("step", "lr")):
-            means = [sum(line.get(name, 0.0) for line in part) / len(part) for part in parts]
-            axis.semilogy([part[0]["step"] for part in parts], means, label=name)
+        plot_losses(axis, args.output_dir / stage.output / "losses.jsonl")
         axis.set_title(stage.output)
         axis.legend(fontsize=7)
     for axis in axes.flat[len(stages) :]:

@@ -37,7 +37,7 @@ from leo_diffusers.training.denoising import (
     load_motion_codes,
     train_denoiser,
 )
-from leo_diffusers.training.publishing import write_training_card
+from leo_diffusers.training.publishing import describe_clips, describe_stream, write_training_card
 from leo_diffusers.training.validation import describe, log_validation, write_grid
 
 
@@ -153,15 +153,16 @@ def standardize_input(linear: torch.nn.Linear, motion_codes: MotionCodes) -> Non
 
 def build_data(
     accelerator: Accelerator, motion_codes: MotionCodes, resolution: int, args: argparse.Namespace
-) -> tuple[Dataset, RandomFrames]:
-    r"""Frames to train on, and to validate on."""
+) -> tuple[Dataset, RandomFrames, str]:
+    r"""Frames to train on, and to validate on, and what the card says of the data."""
     options = {"horizontal_flip": not args.no_horizontal_flip, "cache_gigabytes": args.cache_gigabytes}
     if args.dataset_name is not None:
         videos = open_stream(args)
         folder = args.output_dir / ".validation_clips"
         held_out = keep_held_out_clips(videos, args.num_validation_samples, args.validation_fraction, folder)
         frames = StreamedFrames(videos, resolution, args.validation_fraction, seed=args.seed, **options)
-        return frames, RandomFrames(held_out, resolution, seed=VALIDATION_SEED, **options)
+        held_out_frames = RandomFrames(held_out, resolution, seed=VALIDATION_SEED, **options)
+        return frames, held_out_frames, describe_stream(args, videos.num_shards)
     # The main process looks at the clips; the others read what it found.
     with accelerator.main_process_first():
         clips, _ = find_clips(args.train_data_dir, min_size=resolution, cache=args.output_dir / ".clips.json")
@@ -170,7 +171,9 @@ def build_data(
         raise ValueError(f"No clip in {args.train_data_dir} is long enough to hold frames out for validation.")
     extracted = find_codes(train_clips, motion_codes, args)
     frames = RandomFrames(train_clips, resolution, seed=args.seed, motion_codes=extracted, **options)
-    return frames, RandomFrames(validation_clips, resolution, seed=VALIDATION_SEED, **options)
+    lengths, rates = [clip.num_frames for clip in clips], [clip.frames_per_second for clip in clips]
+    data = describe_clips(args.train_data_dir, lengths, rates)
+    return frames, RandomFrames(validation_clips, resolution, seed=VALIDATION_SEED, **options), data
 
 
 def find_codes(
@@ -231,7 +234,11 @@ class Validation:
 
 
 def save_model(
-    unet: UNet2DConditionModel, scheduler: DDIMScheduler, metrics: dict[str, float], args: argparse.Namespace
+    unet: UNet2DConditionModel,
+    scheduler: DDIMScheduler,
+    metrics: dict[str, float],
+    args: argparse.Namespace,
+    data: str,
 ) -> None:
     resolution = unet.config.sample_size * args.patch_size
 
@@ -243,7 +250,12 @@ def save_model(
             build_parser(),
             args,
             title=f"{args.output_dir.resolve().name}: a first-frame model at {resolution} pixels",
-            description="Frames given their motion codes, modelled by diffusion (LEO), trained with leo_diffusers.",
+            description=(
+                "Frames given their motion codes, modelled by diffusion (LEO), trained with leo_diffusers. Held-out "
+                "frames, and below each row people drawn in their poses:"
+            ),
+            data=data,
+            sample="first_frames",
             measured=(
                 "Distance of the pose drawn from the pose asked for, and from another, in standard deviations of the "
                 f"codes, for poses of held-out frames: {describe(metrics)}."
@@ -268,7 +280,7 @@ def main(args: argparse.Namespace) -> None:
     motion_codes = load_motion_codes(animator, args)
     resolution = animator.config.frame_size if args.resolution is None else args.resolution
     check_architecture(resolution, args)
-    frames, validation_frames = build_data(accelerator, motion_codes, resolution, args)
+    frames, validation_frames, data = build_data(accelerator, motion_codes, resolution, args)
     unet = build_unet(motion_codes, resolution, args)
     noise_scheduler, scheduler = build_schedulers(args, clip_sample=True)
     validation = Validation(animator.to(accelerator.device), validation_frames, scheduler, args)
@@ -280,7 +292,7 @@ def main(args: argparse.Namespace) -> None:
         return F.pixel_unshuffle(batch["frame"], args.patch_size), conditions_of(codes)
 
     def publish(unet: UNet2DConditionModel, step: int) -> None:
-        save_model(unet, scheduler, validation(accelerator, unet, step), args)
+        save_model(unet, scheduler, validation(accelerator, unet, step), args, data)
 
     train_denoiser(accelerator, args, "train_first_frame", unet, noise_scheduler, frames, prepare_batch, publish)
 

@@ -28,7 +28,8 @@ from leo_diffusers.training.arguments import (
     check_training_arguments,
 )
 from leo_diffusers.training.checkpoints import save_atomically
-from leo_diffusers.training.publishing import hub_repository, upload_model, write_training_card
+from leo_diffusers.training.curves import new_figure, save_figure
+from leo_diffusers.training.publishing import describe_clips, hub_repository, upload_model, write_training_card
 from leo_diffusers.training.run import TrainingRun
 from leo_diffusers.training.validation import describe, log_validation
 
@@ -155,10 +156,29 @@ def validate(
         errors = (keypoints - torch.stack([item["keypoints"] for item in items])).norm(dim=-1)
         metrics["validation/keypoint_pixels"] = errors.mean().item() * network.config.frame_size
     log_validation(accelerator, args.output_dir, step, metrics)
+    picture = args.output_dir / "validation" / f"motion-{step:07d}.png"
+    draw_readings(dict(zip(network.config.motion_names, zip(batch["motion"].T, motion.T))), picture)
     return metrics
 
 
-def save_model(network: LabelNetwork, metrics: dict[str, float], args: argparse.Namespace) -> None:
+def draw_readings(readings: dict[str, tuple[torch.Tensor, torch.Tensor]], path: Path) -> None:
+    r"""True numbers and those that were read, by the motion's name, as points; nothing where matplotlib is missing."""
+    columns = min(6, len(readings))
+    figure = new_figure(2 * columns, 2 * -(-len(readings) // columns)) if readings else None
+    if figure is None:
+        return
+    axes = figure.subplots(-(-len(readings) // columns), columns, squeeze=False)
+    for axis in axes.flat[len(readings) :]:
+        axis.remove()
+    for axis, (name, (true, found)) in zip(axes.flat, readings.items()):
+        axis.plot(true, found, ".", markersize=3)
+        axis.set_title(name)
+    figure.supxlabel("true")
+    figure.supylabel("read")
+    save_figure(figure, path)
+
+
+def save_model(network: LabelNetwork, metrics: dict[str, float], args: argparse.Namespace, data: str) -> None:
     def save(folder: str) -> None:
         network.save_pretrained(folder)
         write_training_card(
@@ -166,7 +186,12 @@ def save_model(network: LabelNetwork, metrics: dict[str, float], args: argparse.
             build_parser(),
             args,
             title=f"{args.output_dir.resolve().name}: a network that reads labels off frames",
-            description="Reads keypoints, motion and attributes off a frame; trained with leo_diffusers.",
+            description=(
+                "Reads keypoints, motion and attributes off a frame; trained with leo_diffusers. Motion of unseen "
+                "people, true and as it is read:"
+            ),
+            data=data,
+            sample="motion",
             measured=f"Share of each motion's variance explained on unseen people, and errors: {describe(metrics)}.",
             usage=USAGE,
             tags=["keypoint-detection"],
@@ -188,6 +213,9 @@ def main(args: argparse.Namespace) -> None:
     options = {"horizontal_flip": False, "cache_gigabytes": args.cache_gigabytes}
     frames = RandomFrames(train_clips, args.resolution, seed=args.seed, labels=labels[num_held:], **options)
     validation_frames = RandomFrames(held_clips, args.resolution, labels=labels[:num_held], **options)
+    data = describe_clips(
+        args.train_data_dir, [clip.num_frames for clip in clips], [clip.frames_per_second for clip in clips]
+    )
     repository = hub_repository(accelerator, args)
     network = build_network(labels[num_held:], args)
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate)
@@ -208,7 +236,7 @@ def main(args: argparse.Namespace) -> None:
         run.finish_step(lr=lr_scheduler.get_last_lr()[0])
         if accelerator.is_main_process and (run.is_validation_due or run.is_checkpoint_due):
             with run.published_weights() as model:
-                save_model(model, validate(accelerator, model, validation_frames, run.step, args), args)
+                save_model(model, validate(accelerator, model, validation_frames, run.step, args), args, data)
         if run.is_checkpoint_due:
             run.save()
     run.close()

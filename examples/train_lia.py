@@ -39,7 +39,13 @@ from leo_diffusers.training.growing import grow_animator, paper_channels
 from leo_diffusers.training.label_losses import keypoint_flow_loss, region_mask
 from leo_diffusers.training.losses import discriminator_loss, reconstruction_losses
 from leo_diffusers.training.perceptual_loss import load_perceptual_loss
-from leo_diffusers.training.publishing import hub_repository, upload_model, write_training_card
+from leo_diffusers.training.publishing import (
+    describe_clips,
+    describe_stream,
+    hub_repository,
+    upload_model,
+    write_training_card,
+)
 from leo_diffusers.training.run import TrainingRun
 from leo_diffusers.training.validation import (
     describe,
@@ -208,8 +214,8 @@ def grow_as_asked(animator: LIAModel, args: argparse.Namespace) -> LIAModel:
 
 def build_data(
     accelerator: Accelerator, frame_size: int, args: argparse.Namespace
-) -> tuple[Dataset, list[VideoClip], list[FrameLabels] | None]:
-    r"""Pairs to train on, clips to validate on, and labels where they are needed."""
+) -> tuple[Dataset, list[VideoClip], list[FrameLabels] | None, str]:
+    r"""Pairs to train on, clips to validate on, labels where they are needed, and what the card says of the data."""
     options = {
         "horizontal_flip": not args.no_horizontal_flip,
         "color_jitter": args.color_jitter,
@@ -223,7 +229,7 @@ def build_data(
             videos, args.num_validation_clips, args.validation_fraction, folder, min_frames=MIN_FRAMES
         )
         pairs = StreamedPairs(videos, frame_size, args.validation_fraction, min_frames=MIN_FRAMES, **options)
-        return pairs, clips, None
+        return pairs, clips, None, describe_stream(args, videos.num_shards)
     # The main process looks at the clips; the others read what it found.
     with accelerator.main_process_first():
         clips, _ = find_clips(
@@ -234,7 +240,9 @@ def build_data(
         raise ValueError(f"No clip in {args.train_data_dir} is long enough to hold frames out for validation.")
     labels = load_labels(train_clips) if needs_labels(args) else None
     pairs = FramePairs(train_clips, frame_size, labels=labels, cross_identity=args.cross_identity, **options)
-    return pairs, validation_clips[: args.num_validation_clips], labels
+    lengths, rates = [clip.num_frames for clip in clips], [clip.frames_per_second for clip in clips]
+    data = describe_clips(args.train_data_dir, lengths, rates)
+    return pairs, validation_clips[: args.num_validation_clips], labels, data
 
 
 def prepare_for_training(
@@ -402,7 +410,9 @@ def validate(
     return metrics
 
 
-def save_model(animator: LIAModel, metrics: dict[str, float], args: argparse.Namespace, perceptual_name: str) -> None:
+def save_model(
+    animator: LIAModel, metrics: dict[str, float], args: argparse.Namespace, perceptual_name: str, data: str
+) -> None:
     def save(folder: str) -> None:
         LIAPipeline(animator).save_pretrained(folder)
         write_training_card(
@@ -410,7 +420,12 @@ def save_model(animator: LIAModel, metrics: dict[str, float], args: argparse.Nam
             build_parser(),
             args,
             title=f"{args.output_dir.resolve().name}: a LIA animator at {animator.config.frame_size} pixels",
-            description=(f"An image animator (LIA) trained with leo_diffusers, perceptual loss: {perceptual_name}."),
+            description=(
+                f"An image animator (LIA) trained with leo_diffusers, perceptual loss: {perceptual_name}. Held-out "
+                "frames, and below each row what it makes of its first frame and their motion:"
+            ),
+            data=data,
+            sample="reconstruction",
             measured=(
                 "Measured on held-out frames (L1 of pixels in [0, 1]; copy: the source frame itself): "
                 f"{describe(metrics)}."
@@ -429,7 +444,7 @@ def main(args: argparse.Namespace) -> None:
     check_arguments(args)
     accelerator = build_accelerator(args)
     animator = build_animator(args)
-    pairs, validation_clips, labels = build_data(accelerator, animator.config.frame_size, args)
+    pairs, validation_clips, labels, data = build_data(accelerator, animator.config.frame_size, args)
     repository = hub_repository(accelerator, args)
     networks, perceptual_name = build_networks(accelerator, animator, labels, args)
     run = TrainingRun(accelerator, args, networks["animator"], "train_lia")
@@ -444,7 +459,7 @@ def main(args: argparse.Namespace) -> None:
         if accelerator.is_main_process and (run.is_validation_due or run.is_checkpoint_due):
             with run.published_weights() as model:
                 metrics = validate(accelerator, model, validation_clips, run.step, args)
-                save_model(model, metrics, args, perceptual_name)
+                save_model(model, metrics, args, perceptual_name, data)
         if run.is_checkpoint_due:
             run.save()  # last: a run that is resumed from it has published what led to it
     run.close()

@@ -24,6 +24,7 @@ from leo_diffusers.model_card import GENERATE_USAGE, TRANSITION_USAGE, UNCONDITI
 from leo_diffusers.pipelines.denoising import denoise
 from leo_diffusers.training.arguments import add_training_arguments, build_accelerator
 from leo_diffusers.training.checkpoints import save_atomically
+from leo_diffusers.training.curves import draw_motion
 from leo_diffusers.training.denoising import (
     VALIDATION_SEED,
     add_denoising_arguments,
@@ -32,7 +33,7 @@ from leo_diffusers.training.denoising import (
     load_motion_codes,
     train_denoiser,
 )
-from leo_diffusers.training.publishing import write_training_card
+from leo_diffusers.training.publishing import describe_clips, write_training_card
 from leo_diffusers.training.validation import describe, log_validation, motion_statistics, write_clip, write_grid
 
 
@@ -118,6 +119,8 @@ class Validation:
         codes = self.draw(unet)
         metrics = {f"validation/{name}": value for name, value in motion_statistics(codes, self.real).items()}
         log_validation(accelerator, self.args.output_dir, step, metrics)
+        shown = {"a clip's motion": self.real[0], "generated motion, from the same start": codes[0]}
+        draw_motion(shown, self.args.output_dir / "validation" / f"motion-{step:07d}.png")
         if self.args.validation_image is not None:
             self.render(accelerator, unet, step)
         return metrics
@@ -144,6 +147,7 @@ def save_model(
     scheduler: DDIMScheduler,
     metrics: dict[str, float],
     args: argparse.Namespace,
+    data: str,
 ) -> None:
     def save(folder: str) -> None:
         if args.condition == "start_end":
@@ -157,7 +161,12 @@ def save_model(
             build_parser(),
             args,
             title=f"{name}: a Latent Motion Diffusion Model, condition {args.condition}",
-            description="Motion codes of a LIA animator, modelled by diffusion (LEO), trained with leo_diffusers.",
+            description=(
+                "Motion codes of a LIA animator, modelled by diffusion (LEO), trained with leo_diffusers. "
+                + ("A clip's motion, and a generated one:" if args.validation_image is None else "A generated video:")
+            ),
+            data=data,
+            sample="motion" if args.validation_image is None else "generated",
             measured=f"Ratios of generated to real motion, 1 is equal: {describe(metrics)}.",
             usage=USAGE[args.condition],
             tags=TAGS[args.condition],
@@ -177,6 +186,8 @@ def main(args: argparse.Namespace) -> None:
     sequences = MotionSequences(motion_codes, args.sequence_length, seed=args.seed)
     unet = build_unet(motion_codes, args)
     noise_scheduler, scheduler = build_schedulers(args, clip_sample=False)  # codes are not confined to [-1, 1]
+    lengths = motion_codes.offsets.diff().tolist()
+    data = describe_clips(args.motion_codes_dir, lengths, motion_codes.frames_per_second)
     validation = Validation(animator.to(accelerator.device), sequences, scheduler, args)
 
     def prepare_batch(
@@ -185,7 +196,7 @@ def main(args: argparse.Namespace) -> None:
         return unet.standardize(batch["motion_codes"]), unet.conditions_of(batch["motion_codes"])
 
     def publish(unet: MotionUNet1DModel, step: int) -> None:
-        save_model(animator, unet, scheduler, validation(accelerator, unet, step), args)
+        save_model(animator, unet, scheduler, validation(accelerator, unet, step), args, data)
 
     train_denoiser(accelerator, args, "train_lmdm", unet, noise_scheduler, sequences, prepare_batch, publish)
 

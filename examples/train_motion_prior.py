@@ -22,6 +22,7 @@ from leo_diffusers.model_card import PRIOR_USAGE
 from leo_diffusers.pipelines.denoising import denoise
 from leo_diffusers.training.arguments import add_training_arguments, build_accelerator
 from leo_diffusers.training.checkpoints import save_atomically
+from leo_diffusers.training.curves import draw_spread
 from leo_diffusers.training.denoising import (
     VALIDATION_SEED,
     add_denoising_arguments,
@@ -30,7 +31,7 @@ from leo_diffusers.training.denoising import (
     load_motion_codes,
     train_denoiser,
 )
-from leo_diffusers.training.publishing import write_training_card
+from leo_diffusers.training.publishing import describe_clips, write_training_card
 from leo_diffusers.training.validation import code_statistics, describe, log_validation
 
 
@@ -80,14 +81,21 @@ def validate(
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     noise = torch.randn(args.num_validation_samples, codes.shape[1], generator=generator).to(prior.device)
     samples = denoise(prior, scheduler, noise, {}, args.num_inference_steps, generator)
-    statistics = code_statistics(prior.unstandardize(samples).cpu(), codes)
+    samples = prior.unstandardize(samples).cpu()
+    statistics = code_statistics(samples, codes)
     metrics = {f"validation/{name}": value for name, value in statistics.items()}
     log_validation(accelerator, args.output_dir, step, metrics)
+    picture = args.output_dir / "validation" / f"codes-{step:07d}.png"
+    draw_spread({"data": codes, "generated": samples}, picture)
     return metrics
 
 
 def save_model(
-    prior: MotionPriorModel, scheduler: DDIMScheduler, metrics: dict[str, float], args: argparse.Namespace
+    prior: MotionPriorModel,
+    scheduler: DDIMScheduler,
+    metrics: dict[str, float],
+    args: argparse.Namespace,
+    data: str,
 ) -> None:
     def save(folder: str) -> None:
         prior.save_pretrained(f"{folder}/motion_prior")
@@ -97,7 +105,12 @@ def save_model(
             build_parser(),
             args,
             title=f"{args.output_dir.resolve().name}: a motion prior",
-            description="Motion codes of a LIA animator, one at a time, modelled by diffusion (LEO).",
+            description=(
+                "Motion codes of a LIA animator, one at a time, modelled by diffusion (LEO). How they spread, by "
+                "motion direction:"
+            ),
+            data=data,
+            sample="codes",
             measured=(
                 "Generated against real codes (offset and correlation: 0 is equal, spread: 1 is equal): "
                 f"{describe(metrics)}."
@@ -119,6 +132,8 @@ def main(args: argparse.Namespace) -> None:
     motion_codes = load_motion_codes(animator, args)
     single_codes = MotionSequences(motion_codes, sequence_length=1, seed=args.seed)
     prior = build_prior(motion_codes, args)
+    lengths = motion_codes.offsets.diff().tolist()
+    data = describe_clips(args.motion_codes_dir, lengths, motion_codes.frames_per_second)
     noise_scheduler, scheduler = build_schedulers(args, clip_sample=False)  # codes are not confined to [-1, 1]
 
     def prepare_batch(
@@ -128,7 +143,7 @@ def main(args: argparse.Namespace) -> None:
 
     def publish(prior: MotionPriorModel, step: int) -> None:
         metrics = validate(accelerator, prior, scheduler, motion_codes.codes, step, args)
-        save_model(prior, scheduler, metrics, args)
+        save_model(prior, scheduler, metrics, args, data)
 
     train_denoiser(
         accelerator, args, "train_motion_prior", prior, noise_scheduler, single_codes, prepare_batch, publish

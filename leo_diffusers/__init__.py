@@ -1,26 +1,27 @@
 """LEO and LIA in diffusers form: human video as one frame and a sequence of motion codes."""
 
+import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import diffusers
+from .pipelines.registration import register_library, register_pipelines
 
-# Attributes of this root by these very names: diffusers looks the base classes up in the library that model_index.json
-# names.
-from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin  # noqa: F401
-from diffusers.pipelines import pipeline_loading_utils
 
-from .models.frame_discriminator import FrameDiscriminator
-from .models.lia import LIAModel, LIAModelOutput, LIASource
-from .models.motion_prior import MotionPriorModel
-from .models.motion_unet_1d import MotionUNet1DModel
-from .pipelines.components import assemble_pipeline, load_components
-from .pipelines.image_editor import ImageEditor
-from .pipelines.motion_control import MotionControl
-from .pipelines.pipeline_leo import LEOPipeline
-from .pipelines.pipeline_leo_edit import LEOEditPipeline
-from .pipelines.pipeline_leo_infinite import LEOInfinitePipeline
-from .pipelines.pipeline_lia import LIAPipeline
-from .pipelines.pipeline_output import LEOPipelineOutput
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin  # noqa: F401
+
+    from .models.frame_discriminator import FrameDiscriminator
+    from .models.lia import LIAModel, LIAModelOutput, LIASource
+    from .models.motion_prior import MotionPriorModel
+    from .models.motion_unet_1d import MotionUNet1DModel
+    from .pipelines.components import assemble_pipeline, load_components
+    from .pipelines.image_editor import ImageEditor
+    from .pipelines.motion_control import MotionControl
+    from .pipelines.pipeline_leo import LEOPipeline
+    from .pipelines.pipeline_leo_edit import LEOEditPipeline
+    from .pipelines.pipeline_leo_infinite import LEOInfinitePipeline
+    from .pipelines.pipeline_lia import LIAPipeline
+    from .pipelines.pipeline_output import LEOPipelineOutput
 
 
 __version__ = "0.1.0"
@@ -46,12 +47,44 @@ __all__ = [
     "load_components",
 ]
 
-# Makes model_index.json say ["leo_diffusers", "LIAModel"] instead of a module path, and loads it from the Hub too.
-pipeline_loading_utils.LOADABLE_CLASSES["leo_diffusers"] = {
-    name: ["save_pretrained", "from_pretrained"] for name in ("ModelMixin", "SchedulerMixin", "DiffusionPipeline")
+# Where the names above come from. They are imported when they are asked for, as those of diffusers: `import
+# leo_diffusers` takes no longer than `import diffusers`.
+_MODULES = {
+    # Attributes of this root by these very names: diffusers looks the base classes up in the library that
+    # model_index.json names.
+    "DiffusionPipeline": "diffusers",
+    "ModelMixin": "diffusers",
+    "SchedulerMixin": "diffusers",
+    "FrameDiscriminator": ".models.frame_discriminator",
+    "ImageEditor": ".pipelines.image_editor",
+    "LEOEditPipeline": ".pipelines.pipeline_leo_edit",
+    "LEOInfinitePipeline": ".pipelines.pipeline_leo_infinite",
+    "LEOPipeline": ".pipelines.pipeline_leo",
+    "LEOPipelineOutput": ".pipelines.pipeline_output",
+    "LIAModel": ".models.lia",
+    "LIAModelOutput": ".models.lia",
+    "LIAPipeline": ".pipelines.pipeline_lia",
+    "LIASource": ".models.lia",
+    "MotionControl": ".pipelines.motion_control",
+    "MotionPriorModel": ".models.motion_prior",
+    "MotionUNet1DModel": ".models.motion_unet_1d",
+    "assemble_pipeline": ".pipelines.components",
+    "load_components": ".pipelines.components",
 }
-# `DiffusionPipeline.from_pretrained` looks the pipeline's class up in diffusers itself.
-diffusers.LEOEditPipeline = LEOEditPipeline
-diffusers.LEOInfinitePipeline = LEOInfinitePipeline
-diffusers.LEOPipeline = LEOPipeline
-diffusers.LIAPipeline = LIAPipeline
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
+
+
+register_library(__name__)
+if __name__ == "leo_diffusers":  # and not a model's own copy of this code, see code_export.py
+    register_pipelines(__name__, ("LEOEditPipeline", "LEOInfinitePipeline", "LEOPipeline", "LIAPipeline"))

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import DEMO_MODEL, __version__, commands
+from .app import AppSettings, run_app
 from .command_line import OneLineParser, run_command
 from .demo import LONG_FRAMES, run_demo
+from .pipelines.cropping import CROPS
 
 
 Subparsers = argparse._SubParsersAction
@@ -80,7 +82,7 @@ def add_first_frame_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-inference-steps", type=int, default=50, help="denoising steps (default: %(default)s)")
 
 
-def add_transfer_options(parser: argparse.ArgumentParser) -> None:
+def add_transfer_options(parser: argparse.ArgumentParser, reference_frame: int | str) -> None:
     r"""How the motion of a video is transferred."""
     parser.add_argument(
         "--motion-mode",
@@ -91,9 +93,25 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference-frame",
         type=parse_reference_frame,
-        default=0,
+        default=reference_frame,
         help='frame of the video whose pose is the picture\'s: an index, or "auto" for the nearest '
         "(default: %(default)s)",
+    )
+
+
+def add_crop_options(parser: argparse.ArgumentParser, cropped: str, pasted_into: str) -> None:
+    r"""Which square is used of pictures that are not, and whether it goes back into its place."""
+    parser.add_argument(
+        "--crop",
+        choices=CROPS,
+        default="center",
+        help=f"square to use of {cropped}: auto is around the face, by OpenCV; none refuses what is not square "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--paste-back",
+        action="store_true",
+        help=f"put the result back into its place in {pasted_into}, at that size",
     )
 
 
@@ -104,14 +122,11 @@ def add_command(subparsers: Subparsers, name: str, run: Run, help: str) -> argpa
     return command
 
 
-def add_model_command(subparsers: Subparsers, name: str, run: Run, help: str, output: str) -> argparse.ArgumentParser:
-    r"""A command that runs a model, with the options that all of these share."""
-    command = add_command(subparsers, name, run, help)
+def add_model_options(command: argparse.ArgumentParser) -> None:
+    r"""Which model runs, and on what."""
     command.add_argument(
         "--model", default=DEMO_MODEL, help="folder or Hub id of a model (default: the embedded model)"
     )
-    command.add_argument("--output", required=True, type=Path, help=output)
-    command.add_argument("--seed", type=int, default=0, help="seed of every random draw (default: %(default)s)")
     command.add_argument("--device", default=None, help="cpu, cuda, mps, ... (default: the fastest there is)")
     command.add_argument(
         "--dtype",
@@ -119,6 +134,21 @@ def add_model_command(subparsers: Subparsers, name: str, run: Run, help: str, ou
         default="float32",
         help="number format of the networks (default: %(default)s)",
     )
+
+
+def add_editor_options(command: argparse.ArgumentParser) -> None:
+    r"""What edits a first frame by a prompt."""
+    command.add_argument("--editor", default=None, help="folder or Hub id of a diffusers image pipeline")
+    command.add_argument("--controlnet", default=None, help="folder or Hub id of a ControlNet for it")
+    command.add_argument("--detector", default=None, help="the ControlNet's: canny, lineart, or one of controlnet-aux")
+
+
+def add_model_command(subparsers: Subparsers, name: str, run: Run, help: str, output: str) -> argparse.ArgumentParser:
+    r"""A command that runs a model, with the options that all of these share."""
+    command = add_command(subparsers, name, run, help)
+    add_model_options(command)
+    command.add_argument("--output", required=True, type=Path, help=output)
+    command.add_argument("--seed", type=int, default=0, help="seed of every random draw (default: %(default)s)")
     return command
 
 
@@ -146,7 +176,9 @@ def add_animate(subparsers: Subparsers) -> None:
     )
     animate.add_argument("--image", required=True, help="the photo")
     animate.add_argument("--driving-video", required=True, help="the video that gives the motion, and the audio")
-    add_transfer_options(animate)
+    add_crop_options(animate, "photo and video", "the photo")
+    # The first frame of just any video may be turned away: motion since then would lead the face beyond its poses.
+    add_transfer_options(animate, reference_frame="auto")
     add_control_options(animate)
 
 
@@ -174,6 +206,7 @@ def add_generate(subparsers: Subparsers) -> None:
         help="videos to write, of each photo; more than one are numbered (default: %(default)s)",
     )
     generate.add_argument("--shared-motion", action="store_true", help="show the first photo's motion on all of them")
+    add_crop_options(generate, "each first frame", "the photo")
     add_first_frame_options(generate)
     add_frame_rate(generate)
     add_control_options(generate)
@@ -210,6 +243,7 @@ def add_stream(subparsers: Subparsers) -> None:
         default=None,
         help="bend motion back that ends so many standard deviations from the training's mean (default: never)",
     )
+    add_crop_options(stream, "the first frame", "the photo")
     add_first_frame_options(stream)
     add_frame_rate(stream)
     add_control_options(stream)
@@ -227,13 +261,12 @@ def add_edit(subparsers: Subparsers) -> None:
     edit.add_argument("--video", required=True, help="the video, whose audio is kept")
     edit.add_argument("--edited-frame", default=None, help="its first frame, edited")
     edit.add_argument("--prompt", default=None, help="what --editor shall make of the first frame")
-    edit.add_argument("--editor", default=None, help="folder or Hub id of a diffusers image pipeline")
-    edit.add_argument("--controlnet", default=None, help="folder or Hub id of a ControlNet for it")
-    edit.add_argument("--detector", default=None, help="the ControlNet's: canny, lineart, or one of controlnet-aux")
+    add_editor_options(edit)
     edit.add_argument("--strength", type=float, default=None, help="of the edit, where the editor has one")
     edit.add_argument("--guidance-scale", type=float, default=None, help="of the prompt, where the editor has one")
     edit.add_argument("--num-inference-steps", type=int, default=None, help="denoising steps of the editor")
-    add_transfer_options(edit)
+    add_crop_options(edit, "the video", "the video")
+    add_transfer_options(edit, reference_frame=0)
     add_control_options(edit)
 
 
@@ -261,6 +294,7 @@ def add_manipulate(subparsers: Subparsers) -> None:
         default=32,
         help="frames of the walk, where a video is written (default: %(default)s)",
     )
+    add_crop_options(manipulate, "the photo", "the photo")
     add_frame_rate(manipulate)
 
 
@@ -277,6 +311,62 @@ def add_assemble(subparsers: Subparsers) -> None:
         help="outputs of train_motion_prior.py, train_first_frame.py and train_lmdm.py --condition start_end",
     )
     assemble.add_argument("--output", required=True, type=Path, help="folder to write; must be new or empty")
+    add_card_options(assemble, license="other")
+
+
+def add_card_options(parser: argparse.ArgumentParser, license: str | None = None) -> None:
+    r"""What a model card cannot know, and may leave out."""
+    parser.add_argument(
+        "--license",
+        default=license,
+        help=f"licence of the weights, as the Hub names it (default: {license or 'that of the model'})",
+    )
+    parser.add_argument("--no-sample", action="store_true", help="write the model card without a picture of a sample")
+
+
+def add_export_code(subparsers: Subparsers) -> None:
+    r"""A model that needs no package."""
+    export = add_command(
+        subparsers,
+        "export-code",
+        commands.run_export_code,
+        "Write a model with its code: diffusers loads it by trust_remote_code=True, without this package.",
+    )
+    export.add_argument(
+        "--model", default=DEMO_MODEL, help="folder or Hub id of a model (default: the embedded model)"
+    )
+    export.add_argument("--output", required=True, type=Path, help="folder to write; must be new or empty")
+    export.add_argument(
+        "--pipeline", choices=commands.PIPELINES, default=None, help="as what it is loaded (default: the model's own)"
+    )
+    export.add_argument(
+        "--dtype",
+        choices=commands.DTYPES,
+        default="float32",
+        help="number format of the weights (default: %(default)s)",
+    )
+    add_card_options(export)
+
+
+def add_export(subparsers: Subparsers) -> None:
+    r"""An animator that needs no PyTorch."""
+    export = add_command(
+        subparsers,
+        "export",
+        commands.run_export,
+        "Write a model's animator as ONNX: an encoder and a decoder of frames, which run without PyTorch.",
+    )
+    export.add_argument(
+        "--model", default=DEMO_MODEL, help="folder or Hub id of a model (default: the embedded model)"
+    )
+    export.add_argument("--output", required=True, type=Path, help="folder to write; must be new or empty")
+    export.add_argument(
+        "--batch-size",
+        type=int,
+        default=None,
+        metavar="FRAMES",
+        help="frames per call, where a runtime wants that number fixed (default: any)",
+    )
 
 
 def add_convert(subparsers: Subparsers) -> None:
@@ -294,6 +384,33 @@ def add_convert(subparsers: Subparsers) -> None:
     )
 
 
+def add_app(subparsers: Subparsers) -> None:
+    r"""All of it in a browser."""
+    app = add_command(
+        subparsers, "app", run_app, "Open a page that animates, generates, edits and explores in a browser."
+    )
+    add_model_options(app)
+    add_editor_options(app)
+    app.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 lets other machines in (default: %(default)s)",
+    )
+    app.add_argument("--port", type=int, default=None, help="port (default: the first free one from 7860)")
+    for name, unit, what in (
+        ("max_upload_megabytes", "MB", "size of an uploaded file"),
+        ("max_video_seconds", "SECONDS", "length of an uploaded video"),
+        ("max_endless_seconds", "SECONDS", "length of an endless video"),
+    ):
+        app.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=int,
+            default=getattr(AppSettings, name),
+            metavar=unit,
+            help=f"{what} at most (default: %(default)s)",
+        )
+
+
 def build_parser() -> argparse.ArgumentParser:
     r"""The parser of all commands."""
     parser = OneLineParser(prog="leo-diffusers", description=__doc__)
@@ -306,7 +423,10 @@ def build_parser() -> argparse.ArgumentParser:
         add_edit,
         add_stream,
         add_manipulate,
+        add_app,
         add_assemble,
+        add_export_code,
+        add_export,
         add_convert,
     ):
         add(subparsers)

@@ -12,14 +12,19 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
 from tqdm import tqdm
 
 from . import video_io
+from .code_export import export_code
 from .lia_checkpoint import load_lia_checkpoint
-from .model_card import ANIMATE_USAGE, FROM_NOTHING_USAGE, STREAM_USAGE, UNCONDITIONAL_USAGE, write_model_card
+from .model_card import check_license, take_over_training
+from .onnx_export import check_packages, export_onnx
 from .pipelines.components import NETWORKS, assemble_pipeline, cast_weights
 from .pipelines.motion_control import MotionControl
 from .pipelines.motion_pipeline import FirstFrameSource
+from .pipelines.pipeline_card import CardContents, write_pipeline_card
 from .pipelines.pipeline_leo import LEOPipeline
 from .pipelines.pipeline_leo_edit import LEOEditPipeline
 from .pipelines.pipeline_leo_infinite import LEOInfinitePipeline
@@ -27,14 +32,21 @@ from .pipelines.pipeline_lia import LIAPipeline
 
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+PIPELINES = {one.__name__: one for one in (LIAPipeline, LEOPipeline, LEOInfinitePipeline, LEOEditPipeline)}
 STANDARD_OUTPUT = Path("-")
 EDITOR_OPTIONS = ("strength", "guidance_scale", "num_inference_steps")
 FILE_FRAMES = 1024  # of a stream to a file, where no number is given
-PLAYER = "ffplay -f rawvideo -pixel_format rgb24 -video_size {size}x{size} -framerate {rate:g} -"
+PLAYER = "ffplay -f rawvideo -pixel_format rgb24 -video_size {width}x{height} -framerate {rate:g} -"
 
 CONVERTED_DESCRIPTION = """\
 The image animator of LIA at {frame_size} pixels, converted from a checkpoint in the format that its authors released.
 LIA's code and weights are licensed CC BY-NC 4.0: attribution is required and commercial use is not allowed."""
+
+CONVERTED_DATA = """\
+That of LIA's authors: VoxCeleb for `vox.pt`, TaiChi-HD for `taichi.pt`, TED-talks for `ted.pt`."""
+
+CONVERTED_METRICS = """\
+Not measured here; LIA's paper has the authors' numbers."""
 
 ASSEMBLED_DESCRIPTION = """\
 LEO, put together with leo_diffusers from networks that were trained one by one: {names}."""
@@ -56,10 +68,46 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def check_model(model: str) -> None:
-    r"""Refuses a path where nothing is, such as an embedded model that was left out: no Hub id begins with a slash."""
-    if os.path.isabs(model) and not os.path.isdir(model):
-        raise FileNotFoundError(f"There is no model in {model}: name its folder or Hub id by --model.")
+def check_model(model: str | Path) -> None:
+    r"""
+    Refuses what is no model in few words, before diffusers does in paragraphs.
+
+    Args:
+        model (`str` or `Path`): Folder or Hub id of a pipeline.
+
+    Raises:
+        FileNotFoundError: Where there is none, or it cannot be reached.
+    """
+    model = str(model)
+    name_one = "name its folder or Hub id by --model."
+    if os.path.isdir(model):
+        if os.path.isfile(os.path.join(model, "model_index.json")):
+            return
+        found = [name for name in NETWORKS if os.path.isdir(os.path.join(model, name))]
+        parts = f", only {' and '.join(found)}, which `leo-diffusers assemble` adds to one" if found else ""
+        raise FileNotFoundError(f"The folder {model} holds no model (model_index.json){parts}: {name_one}")
+    # No Hub id begins with a slash, or has two.
+    if os.path.isabs(model) or model.count("/") > 1:
+        raise FileNotFoundError(f"There is no model in {model}: {name_one}")
+    try:
+        if isinstance(try_to_load_from_cache(model, "model_index.json"), str):
+            return  # known from before; diffusers looks for news of it, and does without where there is no network
+        get_hf_file_metadata(hf_hub_url(model, "model_index.json"))
+    except GatedRepoError:
+        problem = f"{model} asks for its terms to be accepted on the Hub: do so there, and log in by `hf auth login`."
+    except RepositoryNotFoundError:
+        problem = f"There is no model {model}, no folder and nothing public on the Hub: {name_one} "
+        problem += "A private one needs `hf auth login`."
+    except EntryNotFoundError:
+        problem = f"{model} on the Hub holds no model (model_index.json): {name_one}"
+    except HFValidationError:
+        problem = f"There is no folder {model}, and no Hub id looks so: {name_one}"
+    except Exception as error:  # of the client's HTTP library, which is another from version to version
+        kind = type(error).__name__
+        problem = f"There is no folder {model}, and the Hub did not answer ({kind}): {name_one}"
+    else:
+        return
+    raise FileNotFoundError(problem)
 
 
 def load_pipeline(
@@ -78,6 +126,8 @@ def check_first_frame_options(arguments: argparse.Namespace) -> None:
         raise ValueError("--prompt needs --first-frame-model, a diffusers text-to-image pipeline.")
     if arguments.image and arguments.first_frame_model is not None:
         raise ValueError("--image is a first frame already: leave out --prompt and --first-frame-model.")
+    if arguments.paste_back and not arguments.image:
+        raise ValueError("--paste-back puts the result back into the photo: give --image.")
 
 
 def load_first_frame_source(arguments: argparse.Namespace) -> FirstFrameSource:
@@ -147,10 +197,13 @@ def run_animate(arguments: argparse.Namespace) -> None:
         reference_frame=arguments.reference_frame,
         motion_control=motion_control_of(arguments, pipeline.animator.config.motion_dim),
         output_type="pt",
+        crop=arguments.crop,
+        paste_back=arguments.paste_back,
     )
     with writer:
         for frame in tqdm(frames, total=len(driving), unit="frame"):
             writer.write(frame * 2 - 1)
+    print(f"Wrote {arguments.output}.")
 
 
 def run_generate(arguments: argparse.Namespace) -> None:
@@ -183,15 +236,23 @@ def run_generate(arguments: argparse.Namespace) -> None:
         if arguments.shared_motion:
             # Before motion control, which counts from each photo's own code.
             generator = torch.Generator().manual_seed(seed)
-            drawn = pipeline(images[0], generator=generator, output_type="latent", **options)
+            drawn = pipeline(images[0], generator=generator, output_type="latent", crop=arguments.crop, **options)
             transfer = {"motion_codes": drawn.motion_codes, "motion_mode": "relative"}
         for image in images:
             generator = torch.Generator().manual_seed(seed)
             output = pipeline(
-                image, generator=generator, motion_control=control, output_type="pt", **options, **transfer
+                image,
+                generator=generator,
+                motion_control=control,
+                output_type="pt",
+                crop=arguments.crop,
+                paste_back=arguments.paste_back,
+                **options,
+                **transfer,
             )
             with next(writers) as writer:
                 writer.write(output.frames[0] * 2 - 1)
+            print(f"Wrote {writer.path}.")
 
 
 def run_stream(arguments: argparse.Namespace) -> None:
@@ -217,9 +278,13 @@ def run_stream(arguments: argparse.Namespace) -> None:
             generator=torch.Generator().manual_seed(arguments.seed),
             motion_control=motion_control_of(arguments, pipeline.animator.config.motion_dim),
             output_type="pt",
+            crop=arguments.crop,
+            paste_back=arguments.paste_back,
         )
     if is_piped:
-        player = PLAYER.format(size=pipeline.animator.config.frame_size, rate=arguments.fps)
+        frame_size = pipeline.animator.config.frame_size
+        height, width = image.shape[-2:] if arguments.paste_back else (frame_size, frame_size)
+        player = PLAYER.format(width=width, height=height, rate=arguments.fps)
         print(f"Raw video, to be piped into: {player}", file=sys.stderr)
     pipeline.set_progress_bar_config(disable=True)  # this one counts the frames
     failure = None
@@ -235,6 +300,8 @@ def run_stream(arguments: argparse.Namespace) -> None:
             failure = error  # raised when the file is finished: hours of frames are not lost with the last one
     if failure is not None:
         raise failure
+    if not is_piped:
+        print(f"Wrote {arguments.output}.")
 
 
 def check_edit_options(arguments: argparse.Namespace) -> None:
@@ -272,10 +339,13 @@ def run_edit(arguments: argparse.Namespace) -> None:
         motion_control=motion_control_of(arguments, pipeline.animator.config.motion_dim),
         generator=torch.Generator().manual_seed(arguments.seed),
         output_type="pt",
+        crop=arguments.crop,
+        paste_back=arguments.paste_back,
     )
     with writer:
         for frame in tqdm(frames, total=len(video), unit="frame"):
             writer.write(frame * 2 - 1)
+    print(f"Wrote {arguments.output}.")
 
 
 def run_manipulate(arguments: argparse.Namespace) -> None:
@@ -285,13 +355,21 @@ def run_manipulate(arguments: argparse.Namespace) -> None:
     writer = None if is_image else video_io.VideoWriter(arguments.output, arguments.fps)
     pipeline = load_pipeline(LIAPipeline, arguments)
     num_frames = 1 if is_image else arguments.num_frames
-    output = pipeline.manipulate(image, dict(arguments.direction), num_frames=num_frames, output_type="pt")
+    output = pipeline.manipulate(
+        image,
+        dict(arguments.direction),
+        num_frames=num_frames,
+        output_type="pt",
+        crop=arguments.crop,
+        paste_back=arguments.paste_back,
+    )
     frames = output.frames[0] * 2 - 1
     if is_image:
         video_io.write_image(arguments.output, frames[0])
-        return
-    with writer:
-        writer.write(frames)
+    else:
+        with writer:
+            writer.write(frames)
+    print(f"Wrote {arguments.output}.")
 
 
 @contextlib.contextmanager
@@ -312,22 +390,52 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def run_assemble(arguments: argparse.Namespace) -> None:
     r"""`leo-diffusers assemble`: a LEO model with the networks that were trained for it, in one folder."""
+    check_license(arguments.license)
     check_model(arguments.model)
     with new_folder(arguments.output) as folder:
         pipeline = assemble_pipeline(arguments.model, arguments.add)
         pipeline.save_pretrained(str(folder))
         names = ", ".join(name for name in NETWORKS if getattr(pipeline, name, None) is not None)
-        takes_image = pipeline.motion_unet.config.condition == "start"
-        usage = UNCONDITIONAL_USAGE if pipeline.first_frame_unet is None else FROM_NOTHING_USAGE
-        write_model_card(
+        write_pipeline_card(
             folder,
-            title=f"{arguments.output.name}: LEO",
-            description=ASSEMBLED_DESCRIPTION.format(names=names),
-            usage=(STREAM_USAGE if takes_image else usage).format(name=arguments.output.name),
-            license="other",
-            tags=["unconditional-video-generation"] + ["image-to-video"] * takes_image,
+            pipeline,
+            arguments.output.name,
+            CardContents(license=arguments.license, with_sample=not arguments.no_sample),
+            introduction=ASSEMBLED_DESCRIPTION.format(names=names),
+            training=take_over_training([arguments.model, *arguments.add], folder),
         )
     print(f"Wrote {arguments.output}: {type(pipeline).__name__} with {names}.")
+
+
+def run_export_code(arguments: argparse.Namespace) -> None:
+    r"""`leo-diffusers export-code`: a model with the code that runs it, for `trust_remote_code=True`."""
+    if arguments.license is not None:
+        check_license(arguments.license)
+    check_model(arguments.model)
+    with new_folder(arguments.output) as folder:
+        pipeline = PIPELINES.get(arguments.pipeline, DiffusionPipeline).from_pretrained(arguments.model)
+        if arguments.dtype != "float32":
+            cast_weights(pipeline, DTYPES[arguments.dtype])
+        card = {"license": arguments.license, "with_sample": not arguments.no_sample}
+        code_file = export_code(pipeline, folder, arguments.output.name, **card)
+    print(f"Wrote {arguments.output}: {type(pipeline).__name__} with its code, {code_file.name}.")
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    r"""`leo-diffusers export`: a model's animator as ONNX."""
+    check_packages()
+    if arguments.batch_size is not None and arguments.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {arguments.batch_size}.")
+    check_model(arguments.model)
+    config = LIAPipeline.load_config(arguments.model)
+    if "animator" not in config:
+        name = config["_class_name"]
+        raise ValueError(f"{arguments.model} is a {name} and has no animator: name a model of LIA or LEO.")
+    with new_folder(arguments.output) as folder:
+        pipeline = LIAPipeline.from_pretrained(arguments.model)
+        difference = export_onnx(pipeline, folder, arguments.batch_size)
+    size = pipeline.animator.config.frame_size
+    print(f"Wrote {arguments.output}: encoder.onnx and decoder.onnx, {size} pixels, {difference:.0e} off PyTorch.")
 
 
 def run_convert(arguments: argparse.Namespace) -> None:
@@ -338,12 +446,11 @@ def run_convert(arguments: argparse.Namespace) -> None:
         pipeline = LIAPipeline(animator)
         cast_weights(pipeline, DTYPES[arguments.dtype])
         pipeline.save_pretrained(str(folder))
-        write_model_card(
+        write_pipeline_card(
             folder,
-            title=f"LIA animator, {animator.config.frame_size} pixels",
-            description=CONVERTED_DESCRIPTION.format(frame_size=animator.config.frame_size),
-            usage=ANIMATE_USAGE.format(name=output_dir.name),
-            license="cc-by-nc-4.0",
-            tags=["image-animation"],
+            pipeline,
+            output_dir.name,
+            CardContents(license="cc-by-nc-4.0", data=CONVERTED_DATA, metrics=CONVERTED_METRICS),
+            introduction=CONVERTED_DESCRIPTION.format(frame_size=animator.config.frame_size),
         )
     print(f"Wrote {output_dir}: LIAPipeline at {animator.config.frame_size} pixels.")

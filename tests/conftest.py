@@ -2,6 +2,7 @@ import json
 import math
 import wave
 import zlib
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from loopback_hub import LoopbackHub
 from PIL import Image
 
 from leo_diffusers import (
@@ -262,6 +264,13 @@ def driving_video(tmp_path_factory, clip_frames) -> Path:
         for frame in clip_frames:
             writer.write(to_frame(frame))
     return folder / "driving.mp4"
+
+
+@pytest.fixture
+def loopback_hub() -> Iterator[LoopbackHub]:
+    """The Hub on this machine; clients are processes of their own, started by its `run`."""
+    with LoopbackHub().running() as hub:
+        yield hub
 
 
 # --- a tiny Stable Diffusion ---

@@ -80,8 +80,20 @@ def test_animate(tmp_path, run, photo, driving_video, lia_folder):
     assert video.frames_per_second == VideoReader(driving_video).frames_per_second == 24
     assert (video.height, video.width) == (32, 32)
     assert video.has_audio
-    expected = LIAPipeline.from_pretrained(lia_folder)(photo, driving_video, output_type="pt").frames[0]
+    pipeline = LIAPipeline.from_pretrained(lia_folder)
+    expected = pipeline(photo, driving_video, reference_frame="auto", output_type="pt").frames[0]
     assert_close_video(tmp_path / "out.mp4", expected)
+
+
+@pytest.mark.parametrize("command", ["animate", "generate", "manipulate", "stream", "edit"])
+def test_commands_say_what_they_wrote(tmp_path, run, capsys, command):
+    assert run(command) == 0
+    assert capsys.readouterr().out == f"Wrote {tmp_path / 'out.mp4'}.\n" and (tmp_path / "out.mp4").is_file()
+
+
+def test_several_videos_are_named(tmp_path, run, capsys):
+    assert run("generate", num_videos=2) == 0
+    assert capsys.readouterr().out == "".join(f"Wrote {tmp_path / f'out-{i}.mp4'}.\n" for i in range(2))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +114,7 @@ def test_animate(tmp_path, run, photo, driving_video, lia_folder):
 def test_animate_options(tmp_path, run, photo, driving_video, lia_folder, options, arguments):
     assert run("animate", output=tmp_path / "frames", **options) == 0  # a folder of PNG files loses nothing
     pipeline = LIAPipeline.from_pretrained(lia_folder)
-    expected = pipeline(photo, driving_video, output_type="pt", **arguments).frames[0]
+    expected = pipeline(photo, driving_video, output_type="pt", **{"reference_frame": "auto"} | arguments).frames[0]
     written = torch.stack([read_image(path) for path in sorted((tmp_path / "frames").iterdir())])
     assert written.shape == expected.shape
     error = ((written + 1) / 2 - expected).abs()

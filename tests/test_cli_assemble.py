@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 from leo_diffusers import LEOEditPipeline, LEOInfinitePipeline, LEOPipeline, LIAPipeline
 from leo_diffusers.cli import main
+from leo_diffusers.model_card import write_model_card
 
 
 PARTS = {
@@ -82,6 +83,7 @@ def test_what_is_said_of_it(capsys, full, leo_folder, tmp_path):
         card.text.lstrip().startswith("# full: LEO\n") and 'LEOInfinitePipeline.from_pretrained("full")' in card.text
     )
     assert "motion_unet, motion_prior, first_frame_unet, transition_unet" in card.text
+    assert (full / "sample.jpg").is_file() and "![two videos](sample.jpg)" in card.text  # from nothing
     assert {"image-to-video", "unconditional-video-generation"} <= set(card.data.tags)
     assert str(tmp_path) not in card.text and str(leo_folder) not in card.text
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
@@ -153,6 +155,17 @@ def test_an_empty_folder_is_filled(assemble, make_part, tmp_path):
     assert index["_class_name"] == "LEOPipeline" and index["motion_prior"] == ["leo_diffusers", "MotionPriorModel"]
 
 
+def test_its_card_takes_over_what_the_networks_cards_say(assemble, make_part, tmp_path):
+    part = make_part("prior")
+    write_model_card(part, "prior: a motion prior", "![sample](s.png)\n\n## Data\n\nNine clips.", "pass", "other", [])
+    (part / "s.png").write_bytes(b"picture")
+    assert assemble(part, "--license", "cc-by-4.0") == 0
+    card = ModelCard.load(tmp_path / "full" / "README.md")
+    assert f"## {part.name}\n\n![sample]({part.name}-s.png)\n\n### Data\n\nNine clips." in card.text
+    assert (tmp_path / "full" / f"{part.name}-s.png").read_bytes() == b"picture"
+    assert card.data.license == "cc-by-4.0" and card.text.count("## Use") == 1
+
+
 # --- what is refused ---
 
 
@@ -160,6 +173,17 @@ def assert_refused(code: int, capsys, message: str) -> None:
     lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert code == 2 and len(lines) == 1
     assert lines[0].startswith("leo-diffusers: error: ") and message in lines[0]
+
+
+def test_no_licence(assemble, make_part, capsys):
+    assert_refused(assemble(make_part("prior"), "--license", "CC BY"), capsys, "such as apache-2.0, cc-by-nc-4.0 or")
+
+
+def test_a_part_and_another_folder_are_no_models(make_part, tmp_path, capsys):
+    words = ["generate", "--output", str(tmp_path / "video.mp4"), "--model"]
+    message = "holds no model (model_index.json), only motion_prior, which `leo-diffusers assemble` adds to one: name"
+    assert_refused(main([*words, str(make_part("prior"))]), capsys, message)
+    assert_refused(main([*words, str(tmp_path)]), capsys, f"The folder {tmp_path} holds no model (model_index.json): ")
 
 
 @pytest.mark.parametrize("is_folder", [True, False])

@@ -48,6 +48,26 @@ def test_model_cpu_offload_gives_the_same_video():
     assert {parameter.device.type for parameter in pipeline.motion_unet.parameters()} == {"cpu"}
 
 
+def test_sequential_cpu_offload_gives_the_same_video():
+    device = torch.accelerator.current_accelerator()
+    expected = generate(build_pipeline().to(device))
+    pipeline = build_pipeline()
+    pipeline.enable_sequential_cpu_offload()
+    torch.testing.assert_close(generate(pipeline), expected, atol=1e-3, rtol=0)
+    assert {parameter.device.type for parameter in pipeline.animator.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("offload_type", ["block_level", "leaf_level"])
+def test_group_offload_gives_the_same_video(offload_type):
+    device = torch.accelerator.current_accelerator()
+    expected = generate(build_pipeline().to(device))
+    pipeline = build_pipeline()
+    pipeline.enable_group_offload(onload_device=device, offload_type=offload_type, num_blocks_per_group=1)
+    for _ in range(2):
+        torch.testing.assert_close(generate(pipeline), expected, atol=1e-3, rtol=0)
+    assert {parameter.device.type for parameter in pipeline.motion_unet.parameters()} == {"cpu"}
+
+
 def test_an_offloaded_stream_gives_the_same_frames():
     image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     streams = []

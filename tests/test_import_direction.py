@@ -20,7 +20,9 @@ ALLOWED = {
     "metrics": {"metrics"},
     "evaluation": {"evaluation", "metrics", "pipelines", "models", "data", "training", "video_io"},
     "training": {"training", "models", "data", "video_io", "model_card"},
-    "pipelines": {"pipelines", "models", "video_io"},
+    "pipelines": {"pipelines", "models", "video_io", "model_card"},
+    "code_loader": set(),
+    "app": {"app", "pipelines", "models", "data", "video_io", "commands", "DEMO_MODEL"},
     "model_card": set(),
     "lia_checkpoint": {"models"},
 }
@@ -84,7 +86,10 @@ def test_arrows_run_one_way(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=identifier)
 def test_optional_packages_are_imported_late(path):
-    optional = {"torchvision", "controlnet_aux", "peft", "yt_dlp", "datasets"}
+    optional = {"torchvision", "controlnet_aux", "cv2", "peft", "yt_dlp", "datasets", "gradio"}
+    optional |= {"onnx", "onnxscript", "onnxruntime"}
+    if part_of_file(path) == "app" and path.stem not in ("__init__", "launching", "settings"):
+        optional -= {"gradio"}  # these are imported late themselves
     found = {name.split(".")[0] for name in imports(path, top_level_only=True)} & optional
     assert not found, f"{found} must be imported in the function that needs it"
 
@@ -100,6 +105,15 @@ def test_sampling_and_devices(path):
     assert not any(isinstance(call, ast.Attribute) and call.attr == "cuda" for call in calls), "use .to(device)"
     if part_of_file(path) == "models":
         assert not attributes & {"float64", "double"}  # Apple's GPUs have none
+
+
+def test_the_app_serves_the_command_line_only():
+    users = {identifier(path) for path in MODULES if any(part_of(name) == "app" for name in imports(path))}
+    assert {path for path in users if not path.startswith("leo_diffusers/app/")} == {"leo_diffusers/cli.py"}
+    late = {"page", "studio"}
+    for name in ("__init__", "launching", "settings"):  # what is imported where Gradio is absent
+        early = imports(PACKAGE / "app" / f"{name}.py", top_level_only=True)
+        assert not late & {module.rsplit(".", 1)[-1] for module in early}
 
 
 def test_warping_is_where_sampling_happens():

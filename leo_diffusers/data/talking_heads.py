@@ -268,6 +268,18 @@ def render_clip(identity_seed: int, motion_seed: int, num_frames: int = 64, size
 
     Returns:
         `TalkingHeadClip`: Frames, keypoints, motion and identity.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.data.talking_heads import KEYPOINT_GROUPS, render_clip
+        >>> from leo_diffusers.video_io import write_video
+
+        >>> clip = render_clip(identity_seed=0, motion_seed=1, num_frames=8)
+        >>> clip.frames.shape
+        (8, 128, 128, 3)
+        >>> mouth = clip.keypoints[:, KEYPOINT_GROUPS["mouth"]]  # (F, K, 2)
+        >>> write_video("person.mp4", clip.frames, frames_per_second=25)
+        ```
     """
     identity, motion = sample_identity(identity_seed), sample_motion(motion_seed, num_frames)
     frames, keypoints = render_motion(identity, motion, size)

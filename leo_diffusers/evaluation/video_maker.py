@@ -91,11 +91,7 @@ class VideoMaker:
             self.pipeline.stream(blank, start_motion_code=code, **self.options).close()
         else:
             self.pipeline.check_inputs(
-                **self.options,
-                num_videos_per_prompt=1,
-                decode_chunk_size=None,
-                output_type="pt",
-                callback_on_step_end_tensor_inputs=["latents"],
+                **self.options, num_videos_per_prompt=1, decode_chunk_size=None, output_type="pt"
             )
             self.pipeline.check_motion(self.settings.conditional, False, False, "absolute")
         if not self.settings.conditional:

@@ -17,6 +17,16 @@ def average_content_distance(features: ArrayLike) -> float:
 
     Raises:
         ValueError: For fewer than two frames, or values that are not finite.
+
+    Examples:
+        ```py
+        >>> import numpy as np
+        >>> from leo_diffusers.metrics import average_content_distance
+
+        >>> features = np.random.default_rng(0).normal(size=(2, 1, 512))  # of two people
+        >>> average_content_distance(features.repeat(16, axis=1))  # who do not change in 16 frames
+        0.0
+        ```
     """
     features = as_float64("features", features, "(V, F, D)")
     if features.shape[1] < 2:

@@ -31,6 +31,17 @@ def average_keypoint_distance(real: ArrayLike, fake: ArrayLike) -> float:
 
     Raises:
         ValueError: For arrays of other or different shapes, or values that are not finite.
+
+    Examples:
+        ```py
+        >>> import numpy as np
+        >>> from leo_diffusers.metrics import average_keypoint_distance
+
+        >>> real = np.array([[[10.0, 20.0], [30.0, 40.0]]])  # one frame of two keypoints
+        >>> fake = np.array([[[14.0, 20.0], [-1.0, -1.0]]])  # the second was not found
+        >>> average_keypoint_distance(real, fake)  # of 4 and 0 pixels
+        2.0
+        ```
     """
     real, fake, is_real, is_fake = read_keypoints(real, fake)
     is_found = is_real & is_fake
@@ -52,6 +63,17 @@ def missing_keypoint_rate(real: ArrayLike, fake: ArrayLike) -> float:
 
     Raises:
         ValueError: For arrays of other or different shapes, or values that are not finite.
+
+    Examples:
+        ```py
+        >>> import numpy as np
+        >>> from leo_diffusers.metrics import missing_keypoint_rate
+
+        >>> real = np.array([[[10.0, 20.0], [30.0, 40.0]]])  # one frame of two keypoints
+        >>> fake = np.array([[[14.0, 20.0], [-1.0, -1.0]]])  # the second was not found
+        >>> missing_keypoint_rate(real, fake)
+        0.5
+        ```
     """
     _, _, is_real, is_fake = read_keypoints(real, fake)
     count = is_real.sum(dim=1)

@@ -26,6 +26,16 @@ def extract(
     Raises:
         ValueError: At the first batch of another shape, type or range, with NaN, or of other frames than the batches
             before, and where the extractor gives something else than one finite feature for each clip.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.metrics import RandomI3DFeatures, extract
+        >>> from leo_diffusers.video_io import find_videos, read_video
+
+        >>> clips = (read_video(path, num_frames=16)[None] for path in find_videos("clips"))
+        >>> extract(RandomI3DFeatures(), clips).shape  # I3DFeatures for numbers to compare with published ones
+        torch.Size([2, 400])
+        ```
     """
     features, clip_shape = [], None
     for batch in clips:  # not enumerated: `enumerate` holds on to an item until it has the next

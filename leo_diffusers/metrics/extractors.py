@@ -223,6 +223,16 @@ class I3DFeatures(I3DExtractor):
     Raises:
         OSError: Where there is no such file or the download fails.
         ValueError: Where no weights are given, or another network's.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.metrics import I3DFeatures
+        >>> from leo_diffusers.video_io import read_video
+
+        >>> extractor = I3DFeatures(weights="i3d_pretrained_400.pt")
+        >>> extractor(read_video("video.mp4")[None]).shape
+        torch.Size([1, 400])
+        ```
     """
 
     def __init__(
@@ -239,6 +249,16 @@ class RandomI3DFeatures(I3DExtractor):
     Args:
         seed (`int`): Of the weights.
         protocol (`str`): "stylegan_v" or "digan", as of [`I3DExtractor`].
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.metrics import RandomI3DFeatures
+        >>> from leo_diffusers.video_io import read_video
+
+        >>> extractor = RandomI3DFeatures(seed=0)
+        >>> extractor(read_video("video.mp4")[None]).shape
+        torch.Size([1, 400])
+        ```
     """
 
     def __init__(self, seed: int = 0, protocol: str = STYLEGAN_V.name):
@@ -259,6 +279,16 @@ class I3DTorchscriptFeatures(FeatureExtractor):
     Raises:
         OSError: Where there is no such file or the download fails.
         ValueError: Where no weights are given, or a file of another kind.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.metrics import I3DTorchscriptFeatures
+        >>> from leo_diffusers.video_io import read_video
+
+        >>> extractor = I3DTorchscriptFeatures(weights="i3d_torchscript.pt")
+        >>> extractor(read_video("video.mp4")[None]).shape
+        torch.Size([1, 400])
+        ```
     """
 
     def __init__(self, weights: str | Path | None = None, download: bool = False):
@@ -305,6 +335,16 @@ class FaceEmbeddings(FeatureExtractor):
     Raises:
         OSError: Where there is no such file or the download fails.
         ValueError: Where no weights are given, or another network's.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.metrics import FaceEmbeddings
+        >>> from leo_diffusers.video_io import read_video
+
+        >>> extractor = FaceEmbeddings(weights="20180402-114759-vggface2.pt")
+        >>> extractor(read_video("video.mp4", num_frames=4)).shape
+        torch.Size([4, 512])
+        ```
     """
 
     def __init__(self, weights: str | Path | None = None, download: bool = False):
@@ -349,6 +389,16 @@ class BodyEmbeddings(FeatureExtractor):
         FileNotFoundError: Where there is no such file.
         ValueError: Where no weights are given, or another network's; for another `layer`, and for `compat` of the
             bottleneck.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.metrics import BodyEmbeddings
+        >>> from leo_diffusers.video_io import read_video
+
+        >>> extractor = BodyEmbeddings(weights="net_last.pth")
+        >>> extractor(read_video("video.mp4", num_frames=4)).shape
+        torch.Size([4, 2048])
+        ```
     """
 
     def __init__(
@@ -414,6 +464,16 @@ class VideoFIDFeatures(FeatureExtractor):
     Raises:
         FileNotFoundError: Where there is no such file.
         ValueError: Where no weights are given, or another network's, and for another `input_norm`.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.metrics import VideoFIDFeatures
+        >>> from leo_diffusers.video_io import read_video
+
+        >>> extractor = VideoFIDFeatures(weights="resnext-101-kinetics.pth")
+        >>> extractor(read_video("video.mp4")[None]).shape
+        torch.Size([1, 2048])
+        ```
     """
 
     def __init__(

@@ -29,6 +29,16 @@ def frechet_distance(real: ArrayLike, fake: ArrayLike, ddof: int = 1) -> float:
 
     Raises:
         ValueError: For fewer than two features, features of two widths, or values that are not finite.
+
+    Examples:
+        ```py
+        >>> import numpy as np
+        >>> from leo_diffusers.metrics import frechet_distance
+
+        >>> real = np.random.default_rng(0).normal(size=(500, 8))
+        >>> round(frechet_distance(real, real + 1), 6)  # the means differ by 1 in each of 8 numbers
+        8.0
+        ```
     """
     real, fake = as_float64("real", real, "(N, D)"), as_float64("fake", fake, "(N, D)")
     check_same("features", real, fake, first_dim=1)

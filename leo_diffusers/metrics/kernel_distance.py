@@ -35,6 +35,16 @@ def kernel_distance(real: ArrayLike, fake: ArrayLike) -> float:
 
     Raises:
         ValueError: For fewer than two features, features of two widths, or values that are not finite.
+
+    Examples:
+        ```py
+        >>> import numpy as np
+        >>> from leo_diffusers.metrics import kernel_distance
+
+        >>> real, fake, other = np.random.default_rng(0).normal(size=(3, 500, 8))
+        >>> kernel_distance(real, fake) < kernel_distance(real, 2 * other)
+        True
+        ```
     """
     real, fake = as_float64("real", real, "(N, D)"), as_float64("fake", fake, "(N, D)")
     check_same("features", real, fake, first_dim=1)

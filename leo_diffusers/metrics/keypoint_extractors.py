@@ -79,6 +79,20 @@ class FaceKeypoints(KeypointExtractor):
     Raises:
         ImportError: Where face-alignment is needed and missing.
         ValueError: Where it is needed and may not fetch its weights.
+
+    Examples:
+        ```py
+        >>> import numpy as np
+        >>> from leo_diffusers.metrics import FaceKeypoints
+        >>> from leo_diffusers.video_io import read_video
+
+        >>> def detector(image):  # in the place of a network: 68 points on a circle around the middle
+        ...     angles = np.linspace(0, 2 * np.pi, 68)
+        ...     return image.shape[0] * (0.5 + 0.3 * np.stack([np.cos(angles), np.sin(angles)], axis=1))
+        >>> extractor = FaceKeypoints(detector)  # FaceKeypoints(download=True) takes face-alignment
+        >>> extractor(read_video("video.mp4", num_frames=4)).shape
+        torch.Size([4, 68, 2])
+        ```
     """
 
     def __init__(self, detector: Detector | None = None, download: bool = False, device: str = "cpu"):
@@ -102,6 +116,19 @@ class BodyKeypoints(KeypointExtractor):
         ImportError: Where controlnet-aux is needed and missing.
         OSError: Where there is no such file or the download fails.
         ValueError: Where no weights are given and no detector.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.metrics import BodyKeypoints
+        >>> from leo_diffusers.video_io import read_video
+
+        >>> def detector(image):  # in the place of a network: one that sees nobody
+        ...     return None
+        >>> extractor = BodyKeypoints(detector)  # BodyKeypoints(download=True) takes controlnet-aux
+        >>> keypoints = extractor(read_video("video.mp4", num_frames=4))
+        >>> keypoints.shape, keypoints.unique()
+        (torch.Size([4, 18, 2]), tensor([-1.]))
+        ```
     """
 
     def __init__(

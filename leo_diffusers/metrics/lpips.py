@@ -122,6 +122,17 @@ class LPIPS(FeatureExtractor):
     Raises:
         OSError: Where there is no such file or the download fails.
         ValueError: Where no weights are given, or another network's, and where the package lpips is missing.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.metrics import LPIPS, average_perceptual_distance
+        >>> from leo_diffusers.video_io import read_video
+
+        >>> network = LPIPS(weights="alexnet-owt-7be5be79.pth")
+        >>> real = read_video("video.mp4")
+        >>> average_perceptual_distance(real, real, network)
+        0.0
+        ```
     """
 
     def __init__(self, weights: str | Path | None = None, download: bool = False):

@@ -137,6 +137,16 @@ class OpenFaceEmbeddings(FeatureExtractor):
     Raises:
         FileNotFoundError: Where there is no such file.
         ValueError: Where no weights are given, or another network's.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.metrics import OpenFaceEmbeddings
+        >>> from leo_diffusers.video_io import read_video
+
+        >>> extractor = OpenFaceEmbeddings(weights="openface.pth")
+        >>> extractor(read_video("video.mp4", num_frames=4)).shape
+        torch.Size([4, 128])
+        ```
     """
 
     def __init__(self, weights: str | Path | None = None, download: bool = False):

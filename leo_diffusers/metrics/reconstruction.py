@@ -35,6 +35,17 @@ def average_l1_distance(real: ArrayLike, fake: ArrayLike) -> float:
 
     Raises:
         ValueError: For arrays of other or different shapes or another range, and values that are not finite.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.metrics import average_l1_distance
+        >>> from leo_diffusers.video_io import read_video
+
+        >>> real = read_video("driving.mp4")
+        >>> average_l1_distance(real, real)
+        0.0
+        >>> copied = average_l1_distance(real, real[:1].expand_as(real))  # of the first frame, shown again and again
+        ```
     """
     real, fake = read_video_pair(real, fake)
     return (real - fake).abs().mean().item() / 2
@@ -58,6 +69,18 @@ def average_perceptual_distance(
 
     Raises:
         ValueError: As of [`average_l1_distance`], and where the network gives another number of values.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.metrics import average_perceptual_distance
+        >>> from leo_diffusers.video_io import read_video
+
+        >>> def mean_square(real, fake):  # in the place of LPIPS, which needs weights
+        ...     return (real - fake).square().mean(dim=(1, 2, 3))
+        >>> real = read_video("driving.mp4")
+        >>> average_perceptual_distance(real, real, mean_square)
+        0.0
+        ```
     """
     real, fake = read_video_pair(real, fake)
     pairs = zip(real.float().split(CHUNK), fake.float().split(CHUNK))

@@ -254,7 +254,8 @@ class FlowGenerator(nn.Module):
 
     def _num_slices(self, block: GeneratorBlock, hidden_states: torch.Tensor) -> int:
         r"""How many parts a batch is rendered in from this scale on: on CPU, so many that a part fits the caches."""
-        if hidden_states.device.type != "cpu" or torch.is_grad_enabled():
+        # An exported graph serves any batch, so that nothing in it may depend on the batch of the export.
+        if hidden_states.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_exporting():
             return 1
         batch_size, _, height, width = hidden_states.shape
         num_bytes = 4 * height * width * block.conv.weight.shape[0] * 4  # of one frame's warped features, float32

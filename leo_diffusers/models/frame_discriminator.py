@@ -42,6 +42,17 @@ class FrameDiscriminator(ModelMixin, ConfigMixin):
 
     Raises:
         ValueError: Where their number does not fit the size.
+
+    Examples:
+        ```py
+        >>> import torch
+        >>> from leo_diffusers import FrameDiscriminator
+
+        >>> discriminator = FrameDiscriminator(frame_size=64, block_out_channels=(16, 32, 64, 64, 64))
+        >>> frames = 2 * torch.rand(4, 3, 64, 64) - 1
+        >>> discriminator(frames).shape
+        torch.Size([4])
+        ```
     """
 
     _supports_gradient_checkpointing = False

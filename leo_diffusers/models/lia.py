@@ -23,6 +23,19 @@ class LIASource(BaseOutput):
         features (`tuple[torch.Tensor, ...]`): Feature pyramid from 8 pixels up to the frame's size, each
             `(B, C, R, R)`, float32; with `warp_source_image` the frame itself is its last entry.
         motion_code (`torch.Tensor` of shape `(B, M)`): The source's own motion code.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers import DEMO_MODEL, LIAModel
+        >>> from leo_diffusers.video_io import read_image
+
+        >>> animator = LIAModel.from_pretrained(DEMO_MODEL, subfolder="animator")
+        >>> source = animator.encode_source(read_image("photo.png", frame_size=128)[None])
+        >>> source.latent.shape, source.motion_code.shape
+        (torch.Size([1, 256]), torch.Size([1, 20]))
+        >>> [features.shape[-1] for features in source.features]  # the last one is the photo itself
+        [8, 16, 32, 64, 128, 128]
+        ```
     """
 
     latent: torch.Tensor
@@ -38,6 +51,21 @@ class LIAModelOutput(BaseOutput):
         flows (`tuple[torch.Tensor, ...]`): Flow maps, coarse to fine, each `(B, 2, R, R)`, (x, y) in grid units.
         occlusion_masks (`tuple[torch.Tensor, ...]`): Masks, each `(B, 1, R, R)`, 1 = show the warped source.
         motion_code (`torch.Tensor` of shape `(B, M)`): The code that was rendered.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers import DEMO_MODEL, LIAModel
+        >>> from leo_diffusers.video_io import read_image
+
+        >>> animator = LIAModel.from_pretrained(DEMO_MODEL, subfolder="animator")
+        >>> source = animator.encode_source(read_image("photo.png", frame_size=128)[None])
+        >>> output = animator.decode(source, source.motion_code + 0.3)
+        >>> output.sample.shape
+        torch.Size([1, 3, 128, 128])
+        >>> [flow.shape[-1] for flow in output.flows]
+        [8, 16, 32, 64, 128, 128]
+        >>> shown = output.occlusion_masks[-1].mean()  # share of the frame that shows the warped source
+        ```
     """
 
     sample: torch.Tensor
@@ -64,10 +92,28 @@ class LIAModel(ModelMixin, ConfigMixin):
 
     Raises:
         ValueError: Where sizes do not fit each other.
+
+    Examples:
+        ```py
+        >>> import torch
+        >>> from leo_diffusers import DEMO_MODEL, LIAModel
+        >>> from leo_diffusers.video_io import read_image, read_video, write_video
+
+        >>> animator = LIAModel.from_pretrained(DEMO_MODEL, subfolder="animator")
+        >>> driving_frames = read_video("driving.mp4", frame_size=128)  # (F, 3, H, W)
+        >>> with torch.no_grad():
+        ...     source = animator.encode_source(read_image("photo.png", frame_size=128)[None])  # once
+        ...     driving_codes = animator.encode_motion(driving_frames)
+        ...     motion_codes = source.motion_code + driving_codes - driving_codes[:1]  # relative transfer
+        ...     frames = animator.decode(source, motion_codes).sample
+        >>> write_video("animated.mp4", frames.clamp(-1, 1), frames_per_second=25)
+        ```
     """
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["AppearanceEncoder", "FlowGenerator"]
+    # Group offloading fetches weights when a module's forward is called: not that of the root, in `decode`.
+    _group_offload_block_modules = ["appearance_encoder", "motion_head", "motion_dictionary", "flow_generator"]
     # Codes and path are small numbers that accumulate over a video: in half precision they would make it jitter.
     _keep_in_fp32_modules = ["motion_head", "motion_dictionary"]
 
@@ -107,8 +153,7 @@ class LIAModel(ModelMixin, ConfigMixin):
         size = self.config.frame_size
         if frame.ndim != 4 or tuple(frame.shape[1:]) != (3, size, size):
             raise ValueError(f"A frame must have the shape (B, 3, {size}, {size}), got {tuple(frame.shape)}.")
-        dtype = self.appearance_encoder.from_rgb.weight.dtype
-        frame = frame.to(dtype).contiguous(memory_format=torch.channels_last)
+        frame = frame.to(self.dtype).contiguous(memory_format=torch.channels_last)
         latent, features = self.appearance_encoder(frame)
         if self.config.warp_source_image:
             features = (*features, frame)
@@ -127,6 +172,17 @@ class LIAModel(ModelMixin, ConfigMixin):
 
         Raises:
             ValueError: Where the frame has another shape.
+
+        Examples:
+            ```py
+            >>> from leo_diffusers import DEMO_MODEL, LIAModel
+            >>> from leo_diffusers.video_io import read_image
+
+            >>> animator = LIAModel.from_pretrained(DEMO_MODEL, subfolder="animator")
+            >>> source = animator.encode_source(read_image("photo.png", frame_size=128)[None])
+            >>> source.motion_code.shape
+            torch.Size([1, 20])
+            ```
         """
         latent, features, motion_code = self._encode(source_frame)
         # Half precision has no exact positions, so warping is float32; casting here does it once per video.
@@ -145,6 +201,19 @@ class LIAModel(ModelMixin, ConfigMixin):
 
         Raises:
             ValueError: Where the frame has another shape.
+
+        Examples:
+            ```py
+            >>> import torch
+            >>> from leo_diffusers import DEMO_MODEL, LIAModel
+            >>> from leo_diffusers.video_io import read_video
+
+            >>> animator = LIAModel.from_pretrained(DEMO_MODEL, subfolder="animator")
+            >>> with torch.no_grad():
+            ...     motion_codes = animator.encode_motion(read_video("driving.mp4", frame_size=128, num_frames=8))
+            >>> motion_codes.shape
+            torch.Size([8, 20])
+            ```
         """
         return self._encode(frame)[2]
 
@@ -164,6 +233,19 @@ class LIAModel(ModelMixin, ConfigMixin):
 
         Raises:
             ValueError: Where codes have another size, or their number does not fit that of the sources.
+
+        Examples:
+            ```py
+            >>> import torch
+            >>> from leo_diffusers import DEMO_MODEL, LIAModel
+            >>> from leo_diffusers.video_io import read_image, to_pil
+
+            >>> animator = LIAModel.from_pretrained(DEMO_MODEL, subfolder="animator")
+            >>> with torch.no_grad():
+            ...     source = animator.encode_source(read_image("photo.png", frame_size=128)[None])
+            ...     reference = animator.decode(source, torch.zeros_like(source.motion_code)).sample
+            >>> to_pil(reference[0]).save("reference.png")
+            ```
         """
         if motion_code.ndim != 2 or motion_code.shape[1] != self.config.motion_dim:
             raise ValueError(

@@ -70,6 +70,23 @@ class MotionPriorModel(ModelMixin, ConfigMixin):
 
     Raises:
         ValueError: If an argument is out of range.
+
+    Examples:
+        ```py
+        >>> import torch
+        >>> from diffusers import DDIMScheduler
+        >>> from leo_diffusers import DEMO_MODEL, MotionPriorModel
+
+        >>> prior = MotionPriorModel.from_pretrained(DEMO_MODEL, subfolder="motion_prior")
+        >>> scheduler = DDIMScheduler.from_pretrained(DEMO_MODEL, subfolder="prior_scheduler")
+        >>> scheduler.set_timesteps(50)
+        >>> sample = torch.randn(4, 20)
+        >>> with torch.no_grad():
+        ...     for timestep in scheduler.timesteps:
+        ...         sample = scheduler.step(prior(sample, timestep).sample, timestep, sample).prev_sample
+        >>> prior.unstandardize(sample).shape  # four motion codes
+        torch.Size([4, 20])
+        ```
     """
 
     _no_split_modules = ("ResidualLayer",)
@@ -129,7 +146,9 @@ class MotionPriorModel(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"`sample` must have shape (B, {self.config.motion_dim}), one code per row, got {tuple(sample.shape)}."
             )
-        timestep = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        if not isinstance(timestep, torch.Tensor):
+            timestep = torch.tensor([timestep])  # `as_tensor` of a number would be compiled anew for each number
+        timestep = timestep.to(sample.device).reshape(-1)
         if timestep.shape[0] not in (1, sample.shape[0]):
             raise ValueError(
                 f"`timestep` must be one number or one per sample ({sample.shape[0]}), got {timestep.shape[0]}."

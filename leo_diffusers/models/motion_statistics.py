@@ -29,9 +29,8 @@ class MotionStatistics(nn.Module):
                 f"`motion_std` must be positive in every dimension, got {motion_std}: give 1.0 where codes never vary."
             )
         self._values = (motion_mean or (0.0,) * motion_dim, motion_std or (1.0,) * motion_dim)
-        self.register_buffer("mean", None, persistent=False)
-        self.register_buffer("std", None, persistent=False)
-        self._reset(device=None)
+        # No buffers: what offloads a network takes its buffers away until a forward, which this module has not.
+        self._reset(torch.device("cpu"))
 
     def standardize(self, motion_codes: torch.Tensor) -> torch.Tensor:
         r"""Codes `(..., M)` to `(code - mean) / std`, at least in float32."""
@@ -48,14 +47,14 @@ class MotionStatistics(nn.Module):
         is_within = standardized.abs() <= limit
         return torch.where(is_within, motion_codes, self.unstandardize(standardized.clamp(-limit, limit)))
 
-    def _reset(self, device: torch.device | None) -> None:
+    def _reset(self, device: torch.device) -> None:
         # With the dtype written out: `from_pretrained(dtype=torch.float16)` builds under that default dtype.
         self.mean, self.std = (torch.tensor(values, dtype=torch.float32, device=device) for values in self._values)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "MotionStatistics":
         super()._apply(fn, recurse)
-        # `.half()` and `.to(dtype)` round every buffer: take the statistics anew, in float32.
-        self._reset(device=self.mean.device)
+        # Wherever `fn` moves a tensor to, but never rounded, as `.half()` and `.to(dtype)` would.
+        self._reset(fn(torch.zeros(())).device)
         return self
 
 

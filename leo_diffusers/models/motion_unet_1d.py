@@ -66,11 +66,28 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
 
     Raises:
         ValueError: If an argument is out of range, or if two do not fit each other.
+
+    Examples:
+        ```py
+        >>> import torch
+        >>> from leo_diffusers import DEMO_MODEL, MotionUNet1DModel
+
+        >>> motion_unet = MotionUNet1DModel.from_pretrained(DEMO_MODEL, subfolder="motion_unet")
+        >>> motion_codes = torch.randn(2, 64, 20)  # two clips of 64 frames
+        >>> sample = motion_unet.standardize(motion_codes)
+        >>> sample.shape  # with `condition="start"` the first frame is given
+        torch.Size([2, 20, 63])
+        >>> noise = motion_unet(sample, timestep=500, start_motion_code=motion_codes[:, 0]).sample
+        >>> noise.shape
+        torch.Size([2, 20, 63])
+        ```
     """
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ("DownBlock1D", "UNetLayer1D", "UpBlock1D")
     _skip_layerwise_casting_patterns = ("norm", "time_embedding")
+    # Group offloading fetches weights when a module's forward is called: not that of the root, in `embed_timesteps`.
+    _group_offload_block_modules = ("time_embedding", "time_projection")
 
     @register_to_config
     def __init__(
@@ -264,7 +281,9 @@ class MotionUNet1DModel(ModelMixin, AttentionMixin, ConfigMixin):
             ValueError: If a shape is wrong, a condition is missing or one is given that the model does not take.
         """
         self._check_inputs(sample, start_motion_code, end_motion_code)
-        timestep = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        if not isinstance(timestep, torch.Tensor):
+            timestep = torch.tensor([timestep])  # `as_tensor` of a number would be compiled anew for each number
+        timestep = timestep.to(sample.device).reshape(-1)
         if timestep.shape[0] not in (1, sample.shape[0]):
             raise ValueError(
                 f"`timestep` must be one number or one per sample ({sample.shape[0]}), got {timestep.shape[0]}."

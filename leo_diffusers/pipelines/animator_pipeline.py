@@ -11,7 +11,10 @@ from diffusers import DiffusionPipeline
 
 from .. import video_io
 from ..models.lia import LIAModel, LIASource
+from ..video_io.squares import Square
+from .cropping import Background
 from .motion_control import MotionControl
+from .published_pipeline import PublishedPipeline
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -19,7 +22,7 @@ CHUNK_PIXELS = {"cpu": 8 * 256**2, "other": 32 * 256**2}  # frames times pixels 
 MAX_CHUNK_SIZE = 32  # frames; beyond it small frames gain no speed, and streams lose their immediacy
 
 
-class AnimatorPipeline(DiffusionPipeline):
+class AnimatorPipeline(PublishedPipeline):
     r"""
     Base of the pipelines that render motion codes with a [`LIAModel`] as their component `animator`.
     """
@@ -40,16 +43,19 @@ class AnimatorPipeline(DiffusionPipeline):
             return cls(**components)
         return super().from_pipe(pipeline, **kwargs)  # casts as it is told, or says what is missing
 
-    def preprocess(self, image: PIL.Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
+    def preprocess(
+        self, image: PIL.Image.Image | np.ndarray | torch.Tensor, square: Square | None = None
+    ) -> torch.Tensor:
         r"""
         Args:
             image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): See [`~video_io.to_frame`]. Resized and
                 centre-cropped, with a warning where pixels are lost.
+            square ([`~video_io.Square`], *optional*): Part of the image to cut out instead of the central one.
 
         Returns:
             `torch.Tensor` of shape `(1, 3, H, W)`: In [-1, 1], on the device that runs the models.
         """
-        return video_io.to_frame(image, self.animator.config.frame_size)[None].to(self._execution_device)
+        return video_io.to_frame(image, self.animator.config.frame_size, square)[None].to(self._execution_device)
 
     def check_motion_codes(self, name: str, motion_codes: torch.Tensor) -> torch.Tensor:
         r"""
@@ -135,6 +141,7 @@ class AnimatorPipeline(DiffusionPipeline):
         motion_codes: Iterable[torch.Tensor],
         decode_chunk_size: int | None = None,
         output_type: str = "pil",
+        background: Background | None = None,
     ) -> Iterator[PIL.Image.Image | np.ndarray | torch.Tensor]:
         r"""
         Renders a source with a stream of motion codes frame by frame, in constant memory. The end of a pipeline's run:
@@ -145,6 +152,7 @@ class AnimatorPipeline(DiffusionPipeline):
             motion_codes (iterable of `torch.Tensor` of shape `(n, M)`): Codes in order, any number at a time.
             decode_chunk_size (`int`, *optional*): Frames that are rendered at a time.
             output_type (`str`): "pil", "np", "pt", or "latent" to render nothing.
+            background ([`Background`], *optional*): Pictures that the frames are put back into.
 
         Yields:
             `PIL.Image.Image`, `np.ndarray` of shape `(H, W, 3)` in [0, 1], `torch.Tensor` of shape `(3, H, W)` in
@@ -155,15 +163,33 @@ class AnimatorPipeline(DiffusionPipeline):
                 for codes in motion_codes:
                     yield from codes.float().cpu()
                 return
-            for chunk in self.animate(source, motion_codes, decode_chunk_size):
-                yield from self.postprocess(chunk[None].cpu(), output_type)[0]
+            yield from self.finished_frames(source, motion_codes, decode_chunk_size, output_type, background)
         finally:
             self.maybe_free_model_hooks()
 
+    def finished_frames(
+        self,
+        source: LIASource,
+        motion_codes: Iterable[torch.Tensor],
+        decode_chunk_size: int | None,
+        output_type: str,
+        background: Background | None,
+    ) -> Iterator[PIL.Image.Image | np.ndarray | torch.Tensor]:
+        r"""Single frames as [`~AnimatorPipeline.stream_frames`] yields them, for it and for whole clips."""
+        for chunk in self.animate(source, motion_codes, decode_chunk_size):
+            for frame in chunk.cpu() if background is None else background.paste(chunk.cpu()):
+                yield self.postprocess(frame[None, None], output_type)[0][0]
+
     def animate_batch(
-        self, source: LIASource, motion_codes: torch.Tensor, num_videos_per_image: int, decode_chunk_size: int | None
-    ) -> torch.Tensor:
-        r"""Renders motion codes (B, F, M) to frames (B, F, 3, H, W) on the CPU, about [-1, 1]."""
+        self,
+        source: LIASource,
+        motion_codes: torch.Tensor,
+        num_videos_per_image: int,
+        decode_chunk_size: int | None,
+        output_type: str,
+        backgrounds: list[Background] | None = None,
+    ) -> list | np.ndarray | torch.Tensor:
+        r"""Renders motion codes (B, F, M) of as many videos of each source as is said, to what `output_type` names."""
         clips = []
         for index, codes in enumerate(motion_codes):
             row = index // num_videos_per_image
@@ -172,8 +198,14 @@ class AnimatorPipeline(DiffusionPipeline):
                 features=tuple(features[row : row + 1] for features in source.features),
                 motion_code=source.motion_code[row : row + 1],
             )
-            clips.append(torch.cat([chunk.cpu() for chunk in self.animate(row_source, [codes], decode_chunk_size)]))
-        return torch.stack(clips)
+            background = backgrounds[row] if backgrounds else None
+            frames = self.finished_frames(row_source, [codes], decode_chunk_size, output_type, background)
+            clips.append(self.join(list(frames), output_type))
+        return self.join(clips, output_type)
+
+    def join(self, parts: list, output_type: str) -> list | np.ndarray | torch.Tensor:
+        r"""Frames to a clip, or clips to a batch."""
+        return {"pil": list, "np": np.stack, "pt": torch.stack}[output_type](parts)
 
     def postprocess(self, frames: torch.Tensor, output_type: str) -> list | np.ndarray | torch.Tensor:
         r"""(B, F, 3, H, W) in [-1, 1] -> what `output_type` names, by fixed numbers, never stretched."""

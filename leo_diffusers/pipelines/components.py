@@ -40,6 +40,16 @@ def load_components(folder: str | Path) -> dict[str, ModelMixin | SchedulerMixin
     Raises:
         FileNotFoundError: Where there is no such folder, and the Hub has no repository of this name either.
         ValueError: Where it holds no network or scheduler.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers import DEMO_MODEL, LEOPipeline, load_components
+
+        >>> components = load_components("prior")  # an output of train_motion_prior.py
+        >>> sorted(components)
+        ['motion_prior', 'prior_scheduler']
+        >>> pipeline = LEOPipeline.from_pretrained(DEMO_MODEL, **components)
+        ```
     """
     path = Path(folder) if Path(folder).is_dir() else _download(str(folder))
     components = {
@@ -71,6 +81,14 @@ def assemble_pipeline(model: str | Path, parts: Iterable[str | Path]) -> LEOPipe
     Raises:
         FileNotFoundError: Where there is no such folder or repository.
         ValueError: Where a motion model is missing, or networks do not fit each other.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers import DEMO_MODEL, assemble_pipeline
+
+        >>> pipeline = assemble_pipeline(DEMO_MODEL, ["prior", "transition"])  # outputs of the training scripts
+        >>> pipeline.save_pretrained("leo-full")
+        ```
     """
     added = {name: component for part in parts for name, component in load_components(part).items()}
     components = DiffusionPipeline.from_pretrained(model).components | added

@@ -1,7 +1,7 @@
 """The reverse process of diffusion: noise -> standardised motion codes, or a first frame."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import torch
 from diffusers import ModelMixin
@@ -30,7 +30,7 @@ def denoising_steps(
     conditions: dict[str, torch.Tensor | None],
     num_inference_steps: int,
     generator: torch.Generator | list[torch.Generator] | None = None,
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+) -> Generator[tuple[int, torch.Tensor, torch.Tensor], torch.Tensor | None, None]:
     r"""
     Denoises step by step (LEO Sec. 3.2): p(a_0 | a_T), p(m_0 | m_T, alpha_1) with Linear Motion Condition (Eq. 4), or
     of a first frame p(x_1 | alpha_1). Between two steps the scheduler must not be used for anything else.
@@ -104,20 +104,23 @@ class PendingMotion:
     Motion codes in the making, denoised a few steps at a time between other work.
 
     Args:
-        steps (iterator): From [`denoising_steps`], with a scheduler of its own.
+        steps (generator): From [`denoising_steps`], with a scheduler of its own.
         num_steps (`int`): How many there will be.
         finish (`Callable`): Turns the last latents into what [`~PendingMotion.result`] returns.
+        on_step (`Callable`, *optional*): As of [`denoise`].
     """
 
     def __init__(
         self,
-        steps: Iterator[tuple[int, torch.Tensor, torch.Tensor]],
+        steps: Generator[tuple[int, torch.Tensor, torch.Tensor], torch.Tensor | None, None],
         num_steps: int,
         finish: Callable[[torch.Tensor], torch.Tensor],
+        on_step: Callable[[int, torch.Tensor, torch.Tensor], tuple[torch.Tensor, bool]] | None = None,
     ):
         self._steps = steps
         self._num_steps = num_steps
         self._finish = finish
+        self._on_step = on_step
         self._latents: torch.Tensor | None = None
         self._num_done = 0
 
@@ -133,9 +136,14 @@ class PendingMotion:
         return self._finish(self._latents)
 
     def _step(self) -> bool:
-        done = next(self._steps, None)
-        if done is None:
+        try:
+            # The first time there is nothing to send.
+            index, timestep, self._latents = self._steps.send(self._latents)
+        except StopIteration:
             return False
         self._num_done += 1
-        self._latents = done[2]
+        if self._on_step is not None:
+            self._latents, goes_on = self._on_step(index, timestep, self._latents)
+            if not goes_on:
+                self._steps.close()
         return True

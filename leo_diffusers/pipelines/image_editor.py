@@ -144,6 +144,21 @@ class ImageEditor:
         TypeError: Where `editor` cannot be called.
         ValueError: Where it takes no image or no prompt, where it lacks a detector or cannot use one, or where it
             knows no such argument.
+
+    Examples:
+        ```py
+        >>> from PIL import Image, ImageFilter
+        >>> from leo_diffusers import ImageEditor
+
+        >>> def sketch(image, prompt, control_image, strength):
+        ...     return Image.blend(image, control_image, strength)
+        >>> def find_edges(image):
+        ...     return image.filter(ImageFilter.FIND_EDGES)
+        >>> editor = ImageEditor(sketch, detector=find_edges, strength=0.5)
+        >>> editor(Image.open("photo.png"), "a sketch").save("sketch.png")
+        >>> editor(Image.open("photo.png"), "a sketch", strength=0.9).size
+        (128, 128)
+        ```
     """
 
     def __init__(

@@ -66,6 +66,20 @@ class MotionControl:
     Raises:
         TypeError: Where something is no number, or `values` no dict.
         ValueError: Where a number is not finite, `smoothing` out of range, or a curve empty or of two dimensions.
+
+    Examples:
+        ```py
+        >>> from PIL import Image
+        >>> from leo_diffusers import DEMO_MODEL, LIAPipeline, MotionControl
+
+        >>> # More motion along direction 3, none along 6, 2 held where it is put, less jitter.
+        >>> control = MotionControl(scale={3: 1.5, 6: 0}, values={2: 0.4}, smoothing=1)
+        >>> pipeline = LIAPipeline.from_pretrained(DEMO_MODEL)
+        >>> output = pipeline(Image.open("photo.png"), "driving.mp4", motion_control=control)
+        >>> motion_codes = output.motion_codes[0]  # (F, M)
+        >>> bool((motion_codes[:, 6] == motion_codes[0, 6]).all())
+        True
+        ```
     """
 
     scale: float | dict[int, float] = 1.0

@@ -9,6 +9,7 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.schedulers import SchedulerMixin
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
@@ -16,7 +17,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from ..models.lia import LIAModel, LIASource
 from ..models.motion_prior import MotionPriorModel
 from ..models.motion_unet_1d import MotionUNet1DModel
+from ..video_io.images import to_pixels
 from .animator_pipeline import AnimatorPipeline
+from .cropping import Background, Crop, check_crop, find_image_square
 from .denoising import denoise, without_clipping
 from .image_editor import call_image_pipeline
 from .motion_control import MotionControl
@@ -28,6 +31,7 @@ logger = logging.get_logger(__name__)
 Image = PIL.Image.Image | np.ndarray | torch.Tensor
 Generators = torch.Generator | list[torch.Generator] | None
 FirstFrameSource = DiffusionPipeline | Callable | None
+StepCallback = Callable | PipelineCallback | MultiPipelineCallbacks | None
 
 
 @dataclass
@@ -40,12 +44,14 @@ class FirstFrames:
         num_videos (`int`): Videos that each frame serves.
         own_codes (`torch.Tensor` of shape `(B, M)`): The pose that each video's frame has.
         start_codes (`torch.Tensor` of shape `(B, M)`): The pose alpha_1 that each video's motion starts from.
+        backgrounds (`list` of [`Background`], *optional*): The picture that each frame was cut out of.
     """
 
     source: LIASource
     num_videos: int
     own_codes: torch.Tensor
     start_codes: torch.Tensor
+    backgrounds: list[Background] | None = None
 
 
 def patch_size(first_frame_unet: UNet2DConditionModel) -> int:
@@ -74,7 +80,11 @@ class MotionPipeline(AnimatorPipeline):
 
     model_cpu_offload_seq = "motion_prior->first_frame_unet->motion_unet->animator"
     _optional_components = ["motion_prior", "prior_scheduler", "first_frame_unet", "first_frame_scheduler"]
+    _callback_tensor_inputs = ["latents"]
     conditions = ("start",)  # that `motion_unet` may have
+
+    _num_timesteps = 0
+    _interrupt = False
 
     def __init__(
         self,
@@ -104,6 +114,41 @@ class MotionPipeline(AnimatorPipeline):
             first_frame_unet=first_frame_unet,
             first_frame_scheduler=first_frame_scheduler,
         )
+
+    @property
+    def num_timesteps(self) -> int:
+        r"""Number of timesteps of the last call; 0 before the first."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        r"""Set `pipeline._interrupt` to True in a callback to end the denoising early."""
+        return self._interrupt
+
+    def check_callback(self, callback: StepCallback, tensor_inputs: list[str] | None) -> list[str]:
+        r"""The names of the tensors that a callback sees; refuses what it cannot see."""
+        if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+            tensor_inputs = callback.tensor_inputs
+        unknown = set(tensor_inputs or ()) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` can name {self._callback_tensor_inputs}, got {sorted(unknown)}."
+            )
+        return tensor_inputs or self._callback_tensor_inputs
+
+    def call_back(
+        self,
+        callback: StepCallback,
+        tensor_inputs: list[str],
+        step: int,
+        timestep: torch.Tensor,
+        latents: torch.Tensor,
+    ) -> tuple[torch.Tensor, bool]:
+        r"""The latents to go on with after a step, and whether to go on."""
+        if callback is not None:
+            tensors = dict.fromkeys(tensor_inputs, latents)  # "latents" is the only name there is
+            latents = callback(self, step, timestep, tensors).pop("latents", latents)
+        return latents, not self.interrupt
 
     @staticmethod
     def check_codes(
@@ -195,12 +240,34 @@ class MotionPipeline(AnimatorPipeline):
                 "pass `image`, or `first_frame_source`."
             )
 
-    def encode_source(self, image: Image | list[Image]) -> LIASource:
-        r"""One image or a list of them, to one [`LIASource`] of as many rows."""
-        is_batch = isinstance(image, (list, tuple)) or (getattr(image, "ndim", 0) == 4)
-        return self.animator.encode_source(
-            torch.cat([self.preprocess(one) for one in (image if is_batch else [image])])
-        )
+    def check_crop(self, crop: Crop, paste_back: bool, image: Image | list[Image] | None, output_type: str) -> None:
+        r"""Refuses an unknown `crop`, and to put videos back into nothing, or those of several sizes in an array."""
+        check_crop(crop, paste_back, output_type)
+        if not paste_back:
+            return
+        if image is None:
+            raise ValueError("`paste_back` puts the video back into `image`: give one, or leave it out.")
+        sizes = {to_pixels(one).shape[:2] for one in self.list_images(image)}
+        if output_type != "pil" and len(sizes) > 1:
+            found = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
+            raise ValueError(
+                f'`paste_back` gives videos of the sizes of `image` ({found}), which only `output_type="pil"` holds.'
+            )
+
+    @staticmethod
+    def list_images(image: Image | list[Image]) -> list[Image]:
+        r"""One image or a batch of them, as a list."""
+        is_batch = isinstance(image, (list, tuple)) or getattr(image, "ndim", 0) == 4
+        return list(image) if is_batch else [image]
+
+    def encode_source(
+        self, images: list[Image], crop: Crop = "center", paste_back: bool = False
+    ) -> tuple[LIASource, list[Background] | None]:
+        r"""Images to one [`LIASource`] of as many rows, and where asked for, what the videos are put back into."""
+        squares = [find_image_square(image, crop) for image in images]
+        frames = [self.preprocess(image, square) for image, square in zip(images, squares)]
+        backgrounds = [Background.of_image(image, square) for image, square in zip(images, squares) if paste_back]
+        return self.animator.encode_source(torch.cat(frames)), backgrounds or None
 
     def check_generators(self, generator: Generators, batch_size: int) -> None:
         r"""Refuses a list of generators of another length than the batch."""
@@ -309,21 +376,24 @@ class MotionPipeline(AnimatorPipeline):
         batch_size: int,
         num_inference_steps: int,
         generator: Generators,
+        crop: Crop,
+        paste_back: bool,
     ) -> FirstFrames:
         r"""The first frames of a call, encoded: given, of `first_frame_source`, or drawn for their poses."""
+        backgrounds = None
         if image is not None:
-            source = self.encode_source(image)
+            source, backgrounds = self.encode_source(self.list_images(image), crop, paste_back)
         elif first_frame_source is not None:
-            source = self.encode_source(
-                self.call_first_frame_source(first_frame_source, prompt, batch_size, generator)
-            )
+            images = self.call_first_frame_source(first_frame_source, prompt, batch_size, generator)
+            source, _ = self.encode_source(images, crop)
         else:
             if start_codes is None:
                 start_codes = self.draw_start_codes(batch_size, num_inference_steps, generator)
             source = self.animator.encode_source(self.draw_first_frames(start_codes, num_inference_steps, generator))
         num_videos = batch_size // source.latent.shape[0]
         own_codes = source.motion_code.float().repeat_interleave(num_videos, dim=0)
-        return FirstFrames(source, num_videos, own_codes, own_codes if start_codes is None else start_codes)
+        start_codes = own_codes if start_codes is None else start_codes
+        return FirstFrames(source, num_videos, own_codes, start_codes, backgrounds)
 
     def render_videos(
         self,
@@ -340,7 +410,8 @@ class MotionPipeline(AnimatorPipeline):
             motion_codes = motion_control.apply_batch(motion_codes, first.own_codes)
         frames = motion_codes if latents is None else latents
         if output_type != "latent":
-            frames = self.animate_batch(first.source, motion_codes, first.num_videos, decode_chunk_size)
-            frames = self.postprocess(frames, output_type)
+            frames = self.animate_batch(
+                first.source, motion_codes, first.num_videos, decode_chunk_size, output_type, first.backgrounds
+            )
         self.maybe_free_model_hooks()
         return LEOPipelineOutput(frames, motion_codes) if return_dict else (frames, motion_codes)

@@ -1,27 +1,34 @@
 """LEOPipeline: video from one image, or from nothing, by motion codes that a diffusion model draws."""
 
-from collections.abc import Callable
-
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import replace_example_docstring
 
+from .cropping import Crop
 from .denoising import denoise
 from .motion_control import MotionControl
-from .motion_pipeline import FirstFrameSource, Generators, Image, MotionPipeline
+from .motion_pipeline import FirstFrameSource, Generators, Image, MotionPipeline, StepCallback
 from .pipeline_output import LEOPipelineOutput
 
 
 EXAMPLE_DOC_STRING = """
     Examples:
         ```py
+        >>> import torch
         >>> from PIL import Image
-        >>> from leo_diffusers import LEOPipeline
+        >>> from leo_diffusers import DEMO_MODEL, LEOPipeline
         >>> from leo_diffusers.video_io import write_video
 
-        >>> pipeline = LEOPipeline.from_pretrained("my-leo")
-        >>> output = pipeline(Image.open("photo.png"), num_frames=64)
+        >>> pipeline = LEOPipeline.from_pretrained(DEMO_MODEL)  # or a folder, or a Hub id
+        >>> output = pipeline(Image.open("photo.png"), generator=torch.manual_seed(0))
         >>> write_video("video.mp4", output.frames[0], frames_per_second=25)
+        >>> len(output.frames[0])
+        64
+
+        >>> # From nothing, with few steps, and the motion of it on the photo.
+        >>> person = pipeline(num_frames=8, num_inference_steps=5)
+        >>> output = pipeline(Image.open("photo.png"), motion_codes=person.motion_codes, motion_mode="relative")
+        >>> output.motion_codes.shape  # clips, frames, motion directions
+        torch.Size([1, 8, 20])
         ```
 """
 
@@ -42,21 +49,7 @@ class LEOPipeline(MotionPipeline):
     the paper's ablation, makes video from nothing only, and without a `motion_prior`.
     """
 
-    _callback_tensor_inputs = ["latents"]
     conditions = ("start", "none")
-
-    _num_timesteps = 0
-    _interrupt = False
-
-    @property
-    def num_timesteps(self) -> int:
-        r"""Number of timesteps of the last call; 0 before the first."""
-        return self._num_timesteps
-
-    @property
-    def interrupt(self) -> bool:
-        r"""Set `pipeline._interrupt` to True in a callback to end the denoising early."""
-        return self._interrupt
 
     def check_inputs(
         self,
@@ -65,7 +58,6 @@ class LEOPipeline(MotionPipeline):
         num_videos_per_prompt: int,
         decode_chunk_size: int | None,
         output_type: str,
-        callback_on_step_end_tensor_inputs: list[str],
     ) -> None:
         r"""Refuses numbers and names that mean nothing; `num_frames` is None for given codes."""
         counts = {} if num_frames is None else {"num_frames": num_frames}
@@ -77,11 +69,6 @@ class LEOPipeline(MotionPipeline):
             raise ValueError(
                 f"`num_frames` must be at most {sequence_length}, the sequence length that `motion_unet` was trained "
                 f"on, got {num_frames}: LEOInfinitePipeline makes longer videos."
-            )
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` can name {self._callback_tensor_inputs}, got {sorted(unknown)}."
             )
         self.check_schedulers(num_inference_steps)
         self.chunk_size(decode_chunk_size)
@@ -135,7 +122,7 @@ class LEOPipeline(MotionPipeline):
         conditions: dict[str, torch.Tensor],
         num_inference_steps: int,
         generator: Generators,
-        callback_on_step_end: Callable | None,
+        callback_on_step_end: StepCallback,
         callback_tensor_inputs: list[str],
     ) -> torch.Tensor:
         r"""Noise (B, M, L') and start codes (B, M) -> standardised samples (B, M, L'), with the callbacks."""
@@ -143,10 +130,7 @@ class LEOPipeline(MotionPipeline):
 
         def on_step(index: int, timestep: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, bool]:
             self._num_timesteps = len(self.scheduler.timesteps)
-            if callback_on_step_end is not None:
-                tensors = dict.fromkeys(callback_tensor_inputs, latents)  # "latents" is the only name there is
-                latents = callback_on_step_end(self, index, timestep, tensors).pop("latents", latents)
-            return latents, not self.interrupt
+            return self.call_back(callback_on_step_end, callback_tensor_inputs, index, timestep, latents)
 
         with self.progress_bar(total=num_inference_steps) as progress_bar:
             return denoise(
@@ -167,7 +151,7 @@ class LEOPipeline(MotionPipeline):
         num_inference_steps: int,
         generator: Generators,
         latents: torch.Tensor | None,
-        callback_on_step_end: Callable | None,
+        callback_on_step_end: StepCallback,
         callback_tensor_inputs: list[str],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         r"""
@@ -201,12 +185,14 @@ class LEOPipeline(MotionPipeline):
         decode_chunk_size: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end: StepCallback = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
         prompt: str | list[str] | None = None,
         first_frame_source: FirstFrameSource = None,
         motion_mode: str = "absolute",
         motion_control: MotionControl | None = None,
+        crop: Crop = "center",
+        paste_back: bool = False,
     ) -> LEOPipelineOutput | tuple:
         r"""
         Generates videos: from `image`, or without one from nothing (start code, then first frame, then motion), or
@@ -214,7 +200,7 @@ class LEOPipeline(MotionPipeline):
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them, *optional*): Start frames x_1;
-                cropped and resized where needed.
+                cropped as `crop` says and resized.
             num_frames (`int`): Frames per video, from 2 to the `sequence_length` of `motion_unet`.
             num_inference_steps (`int`): Denoising steps, of each network that draws.
             num_videos_per_prompt (`int`): Videos per image or prompt, or from nothing. Without `image` each has a
@@ -242,6 +228,13 @@ class LEOPipeline(MotionPipeline):
                 code is added to the frame's own pose.
             motion_control ([`MotionControl`], *optional*): Smooths, scales or replaces the motion, counted from the
                 frame's own code.
+            crop (`str` or `Callable`): What is used of an `image`, or frame of `first_frame_source`: "center", its
+                central square, with a warning where that is not all; "auto", a square around the face, found by
+                OpenCV; or "none", which refuses what is not square. A function from a picture `(H, W, 3)`, uint8, to
+                boxes (left, top, right, bottom) of faces does what "auto" does, with another detector.
+            paste_back (`bool`): Whether to return `image` at its own size, with the generated square put back into its
+                place, instead of that square alone. What is around the square stays still: where the head, shoulders
+                or background move across its border, they are cut off there, and the border, which fades, shows.
 
         Examples:
 
@@ -253,18 +246,15 @@ class LEOPipeline(MotionPipeline):
             ValueError: Where an argument cannot be carried out by the model, or does not fit the others; where a
                 component is missing, it is named.
         """
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        tensor_inputs = callback_on_step_end_tensor_inputs or ["latents"]
+        tensor_inputs = self.check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         has_codes, has_frame = motion_codes is not None, image is not None or first_frame_source is not None
         num_frames = None if has_codes else num_frames
-        self.check_inputs(
-            num_frames, num_inference_steps, num_videos_per_prompt, decode_chunk_size, output_type, tensor_inputs
-        )
+        self.check_inputs(num_frames, num_inference_steps, num_videos_per_prompt, decode_chunk_size, output_type)
         is_conditional = self.motion_unet.config.condition == "start"
         self.check_motion(has_frame, has_codes, start_motion_code is not None, motion_mode)
         needs_prior = is_conditional and not has_codes and start_motion_code is None
         self.check_first_frame(image, prompt, first_frame_source, needs_prior)
+        self.check_crop(crop, paste_back, image, output_type)
         batch_size = self.count_videos(image, prompt, num_videos_per_prompt)
         self.check_generators(generator, batch_size)
         self.check_latents(latents, batch_size, has_codes)
@@ -278,7 +268,9 @@ class LEOPipeline(MotionPipeline):
             motion_codes, latents = self.draw_codes(None, batch_size, *drawing, latents, *callback)
         if motion_codes is not None and not has_frame:
             start_codes = motion_codes[:, 0]
-        first = self.prepare_first_frames(image, prompt, first_frame_source, start_codes, batch_size, *drawing)
+        first = self.prepare_first_frames(
+            image, prompt, first_frame_source, start_codes, batch_size, *drawing, crop, paste_back
+        )
         if motion_codes is None:
             motion_codes, latents = self.draw_codes(first.start_codes, batch_size, *drawing, latents, *callback)
         elif motion_mode == "relative":

@@ -14,11 +14,13 @@ from diffusers import ModelMixin
 from diffusers.utils import replace_example_docstring
 
 from .. import video_io
-from ..models.lia import LIAModel
-from ..video_io.images import pixels_to_frame, to_pixels
+from ..models.lia import LIAModel, LIASource
+from ..video_io.images import to_pixels
+from ..video_io.squares import Square, centre_square
+from .cropping import Background, Crop, DrivingVideo, check_crop, find_video_square
 from .image_editor import Detector, ImageEditor, ImagePipeline, as_editor, load_detector, load_image_pipeline
 from .motion_control import MotionControl
-from .pipeline_lia import DrivingVideo, LIAPipeline
+from .pipeline_lia import LIAPipeline
 from .pipeline_output import LEOPipelineOutput
 
 
@@ -29,20 +31,20 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")  # 
 EXAMPLE_DOC_STRING = """
     Examples:
         ```py
-        >>> import torch
-        >>> from leo_diffusers import LEOEditPipeline
+        >>> from PIL import Image, ImageOps
+        >>> from leo_diffusers import DEMO_MODEL, LEOEditPipeline
         >>> from leo_diffusers.video_io import VideoReader, write_video
 
-        >>> pipeline = LEOEditPipeline.from_pretrained(
-        ...     "my-leo",
-        ...     editor="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        ...     controlnet="lllyasviel/control_v11p_sd15_canny",
-        ...     detector="canny",
-        ... )
-        >>> first = pipeline.edit_first_frame("video.mp4", "an old man", generator=torch.manual_seed(0))  # have a look
-        >>> output = pipeline("video.mp4", edited_frame=first)
+        >>> def posterize(image, prompt):  # or any diffusers image pipeline
+        ...     return ImageOps.posterize(image, bits=3)
+        >>> pipeline = LEOEditPipeline.from_pretrained(DEMO_MODEL, editor=posterize)
+        >>> output = pipeline("video.mp4", "a poster")
         >>> rate = VideoReader("video.mp4").frames_per_second
-        >>> write_video("edited.mp4", output.frames[0], rate, audio_from="video.mp4")
+        >>> write_video("result.mp4", output.frames[0], rate, audio_from="video.mp4")
+
+        >>> output = pipeline("video.mp4", edited_frame=Image.open("edited.png"))  # edited by hand
+        >>> len(output.frames[0])
+        16
         ```
 """
 
@@ -173,7 +175,8 @@ class LEOEditPipeline(LIAPipeline):
             video (`str`, `Path`, [`~video_io.VideoReader`] or iterable): See [`~LEOEditPipeline.__call__`].
 
         Returns:
-            `tuple`: The first frame at the video's full resolution, and the video from its first frame on.
+            `tuple`: The first frame at the video's full resolution, and the video, to be read from that frame on in
+            place of `video`, which may be an iterator.
 
         Raises:
             FileNotFoundError: Where there is no such file.
@@ -184,7 +187,7 @@ class LEOEditPipeline(LIAPipeline):
         first = next(frames, None)
         if first is None:
             raise ValueError("`video` holds no frames.")
-        return first, video if is_file else itertools.chain([first], frames)
+        return first, itertools.chain([first], frames) if isinstance(video, Iterator) else video
 
     def edit_frame(
         self,
@@ -193,17 +196,50 @@ class LEOEditPipeline(LIAPipeline):
         editor: ImageEditor,
         editor_arguments: dict[str, object] | None,
         generator: torch.Generator | None,
+        square: Square | None = None,
     ) -> PIL.Image.Image:
-        r"""Edits a frame's central square, at the editor's resolution, and resizes the result for the animator."""
-        pixels = to_pixels(frame)
-        square = video_io.to_pil(pixels_to_frame(pixels, min(pixels.shape[:2])))
-        edited_frame = editor(square, prompt, generator, **(editor_arguments or {}))
+        r"""
+        Edits a square of a frame, the central one by default, at the editor's resolution, and resizes the result for
+        the animator.
+        """
+        square = square or centre_square(*to_pixels(frame).shape[:2])
+        cut = video_io.to_pil(video_io.to_frame(frame, square=square))
+        edited_frame = editor(cut, prompt, generator, **(editor_arguments or {}))
         return video_io.to_pil(video_io.to_frame(edited_frame, self.animator.config.frame_size))
 
-    def fit_edited_frame(self, edited_frame: Image) -> PIL.Image.Image:
-        r"""A frame that was edited elsewhere, at the animator's size; a warning says where it had another one."""
+    def fit_edited_frame(
+        self, edited_frame: Image, first: Image | None = None, square: Square | None = None
+    ) -> PIL.Image.Image:
+        r"""
+        A frame that was edited elsewhere, at the animator's size; a warning says where it had another one.
+
+        Args:
+            edited_frame (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): The edited frame: as large as `first`, or
+                the square that was cut out of it.
+            first (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`, *optional*): The video's frame.
+            square ([`~video_io.Square`], *optional*): The part of `first` that is used, instead of the central one.
+
+        Returns:
+            `PIL.Image.Image`: The edited square.
+
+        Raises:
+            ValueError: Where `edited_frame` is neither, or could be either.
+        """
         height, width = to_pixels(edited_frame).shape[:2]
         frame_size = self.animator.config.frame_size
+        if square is not None:
+            video_size = to_pixels(first).shape[:2]
+            is_whole = (height, width) == video_size
+            found = f"`edited_frame` is {width}x{height}, the video {video_size[1]}x{video_size[0]}"
+            if not is_whole and height != width:
+                raise ValueError(f"{found}: edit a frame of the video's size, or the square of `edit_first_frame`.")
+            if is_whole and height == width == frame_size and square.side < width:
+                raise ValueError(
+                    f"{found} and the animator's frames too: it may be all of a frame, or the square of "
+                    '`edit_first_frame`. Pass `crop="center"`, for all of it.'
+                )
+            if is_whole:
+                return video_io.to_pil(video_io.to_frame(edited_frame, frame_size, square))
         if min(height, width) != frame_size:
             warnings.warn(
                 f"`edited_frame` is {width}x{height}: it is resized to {frame_size}x{frame_size}, the animator's "
@@ -221,15 +257,54 @@ class LEOEditPipeline(LIAPipeline):
         editor: ImageEditor | ImagePipeline | None,
         editor_arguments: dict[str, object] | None,
         generator: torch.Generator | None,
-    ) -> tuple[PIL.Image.Image, DrivingVideo]:
-        r"""The edited first frame at the animator's size, and the video from its first frame on."""
+        crop: Crop,
+        paste_back: bool,
+    ) -> tuple[PIL.Image.Image, DrivingVideo, Square | None, Background | None]:
+        r"""
+        The edited first frame at the animator's size, the video from its first frame on, the square of its frames that
+        is used, and where asked for, what is around it.
+        """
         editor = self.check_edit(prompt, edited_frame, editor, editor_arguments)
-        if editor is None:
-            edited_frame = self.fit_edited_frame(edited_frame)
         first, video = self.open_video(video)
-        if editor is not None:
-            edited_frame = self.edit_frame(first, prompt, editor, editor_arguments, generator)
-        return edited_frame, video
+        video, square = find_video_square(video, crop)
+        if editor is None:
+            edited_frame = self.fit_edited_frame(edited_frame, first, square)
+        else:
+            edited_frame = self.edit_frame(first, prompt, editor, editor_arguments, generator, square)
+        if not paste_back:
+            return edited_frame, video, square, None
+        video, shown = itertools.tee(video) if isinstance(video, Iterator) else (video, video)
+        return edited_frame, video, square, Background.of_video(shown, first, square)
+
+    def prepare_edited_animation(
+        self,
+        video: DrivingVideo,
+        prompt: str | None,
+        edited_frame: Image | None,
+        editor: ImageEditor | ImagePipeline | None,
+        editor_arguments: dict[str, object] | None,
+        motion_mode: str,
+        reference_frame: int | str,
+        motion_control: MotionControl | None,
+        generator: torch.Generator | None,
+        decode_chunk_size: int | None,
+        output_type: str,
+        crop: Crop,
+        paste_back: bool,
+    ) -> tuple[PIL.Image.Image, LIASource, Iterator[torch.Tensor], Background | None]:
+        r"""The edited frame, and what is rendered, as of [`~LIAPipeline.prepare_animation`]."""
+        self.check_inputs(
+            motion_mode, reference_frame, motion_control, decode_chunk_size, output_type, crop, paste_back
+        )
+        self.check_reference_frame(prompt, reference_frame)
+        edited_frame, video, square, background = self.prepare_edit(
+            video, prompt, edited_frame, editor, editor_arguments, generator, crop, paste_back
+        )
+        source = self.animator.encode_source(self.preprocess(edited_frame))
+        motion_codes = self.driven_motion(
+            source, video, motion_mode, reference_frame, motion_control, decode_chunk_size, square
+        )
+        return edited_frame, source, motion_codes, background
 
     @torch.no_grad()
     def edit_first_frame(
@@ -239,6 +314,7 @@ class LEOEditPipeline(LIAPipeline):
         editor: ImageEditor | ImagePipeline | None = None,
         editor_arguments: dict[str, object] | None = None,
         generator: torch.Generator | None = None,
+        crop: Crop = "center",
     ) -> PIL.Image.Image:
         r"""
         The edited first frame alone, to be looked at before the video is rendered, and passed on as `edited_frame`.
@@ -252,8 +328,22 @@ class LEOEditPipeline(LIAPipeline):
             FileNotFoundError: Where there is no such video.
             TypeError: Where an argument is of another type.
             ValueError: As [`~LEOEditPipeline.__call__`].
+
+        Examples:
+            ```py
+            >>> from PIL import ImageOps
+            >>> from leo_diffusers import DEMO_MODEL, LEOEditPipeline
+
+            >>> pipeline = LEOEditPipeline.from_pretrained(DEMO_MODEL)
+            >>> def posterize(image, prompt):
+            ...     return ImageOps.posterize(image, bits=3)
+            >>> edited_frame = pipeline.edit_first_frame("video.mp4", "a poster", editor=posterize)
+            >>> edited_frame.size
+            (128, 128)
+            ```
         """
-        return self.prepare_edit(video, prompt, None, editor, editor_arguments, generator)[0]
+        check_crop(crop, False, "pil")
+        return self.prepare_edit(video, prompt, None, editor, editor_arguments, generator, crop, False)[0]
 
     @torch.no_grad()
     def stream(
@@ -269,6 +359,8 @@ class LEOEditPipeline(LIAPipeline):
         generator: torch.Generator | None = None,
         decode_chunk_size: int | None = None,
         output_type: str = "pil",
+        crop: Crop = "center",
+        paste_back: bool = False,
     ) -> Iterator[PIL.Image.Image | np.ndarray | torch.Tensor]:
         r"""
         Edits at once, then renders while the video is read: memory does not grow with its length.
@@ -282,13 +374,36 @@ class LEOEditPipeline(LIAPipeline):
             FileNotFoundError: Where there is no such video.
             TypeError: Where an argument is of another type.
             ValueError: As [`~LEOEditPipeline.__call__`]; that the video ends before `reference_frame` shows later.
+
+        Examples:
+            ```py
+            >>> from PIL import Image
+            >>> from leo_diffusers import DEMO_MODEL, LEOEditPipeline
+            >>> from leo_diffusers.video_io import VideoReader, VideoWriter, to_frame
+
+            >>> pipeline = LEOEditPipeline.from_pretrained(DEMO_MODEL)
+            >>> rate = VideoReader("video.mp4").frames_per_second
+            >>> with VideoWriter("result.mp4", rate, audio_from="video.mp4") as writer:
+            ...     for frame in pipeline.stream("video.mp4", edited_frame=Image.open("edited.png")):
+            ...         writer.write(to_frame(frame))
+            ```
         """
-        self.check_inputs(motion_mode, reference_frame, motion_control, decode_chunk_size, output_type)
-        self.check_reference_frame(prompt, reference_frame)
-        edited_frame, video = self.prepare_edit(video, prompt, edited_frame, editor, editor_arguments, generator)
-        return super().stream(
-            edited_frame, video, motion_mode, reference_frame, motion_control, decode_chunk_size, output_type
+        _, source, motion_codes, background = self.prepare_edited_animation(
+            video,
+            prompt,
+            edited_frame,
+            editor,
+            editor_arguments,
+            motion_mode,
+            reference_frame,
+            motion_control,
+            generator,
+            decode_chunk_size,
+            output_type,
+            crop,
+            paste_back,
         )
+        return self.stream_frames(source, motion_codes, decode_chunk_size, output_type, background)
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -306,6 +421,8 @@ class LEOEditPipeline(LIAPipeline):
         decode_chunk_size: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        crop: Crop = "center",
+        paste_back: bool = False,
     ) -> LEOEditPipelineOutput | tuple:
         r"""
         Moves an edited first frame as `video`, generated or real, moves its own. All frames are returned at once;
@@ -313,10 +430,11 @@ class LEOEditPipeline(LIAPipeline):
 
         Args:
             video (`str`, `Path`, [`~video_io.VideoReader`] or iterable): A file, or frames as [`~video_io.to_frame`]
-                takes them. The editor sees the first one's central square at the full resolution given.
+                takes them. The editor sees the first one's square at the full resolution given.
             prompt (`str`, *optional*): What the editor shall do, or show.
             edited_frame (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`, *optional*): The first frame, edited
-                elsewhere: takes the place of prompt and editor. Resized with a warning if it has another size.
+                elsewhere: takes the place of prompt and editor. Either all of it, at the video's size, or its square;
+                resized with a warning if that has another size than the animator's frames.
             editor ([`ImageEditor`], `DiffusionPipeline` or `Callable`, *optional*): Used instead of the pipeline's.
             editor_arguments (`dict`, *optional*): What the editor takes beside image and prompt, such as `strength`,
                 `guidance_scale` or `num_inference_steps`.
@@ -329,6 +447,14 @@ class LEOEditPipeline(LIAPipeline):
             decode_chunk_size (`int`, *optional*): Frames that go through the animator at a time.
             output_type (`str`): "pil", "np", "pt", or "latent" for the motion codes alone.
             return_dict (`bool`): Whether to return an output object instead of a tuple.
+            crop (`str` or `Callable`): Which square of `video` is edited and moved, the same in all frames: "center",
+                with a warning where that is not all; "auto", around the face, found by OpenCV in frames spread over
+                a file, or in the first ones of an iterator; or "none", which refuses what is not square. A function
+                from a picture `(H, W, 3)`, uint8, to boxes (left, top, right, bottom) of faces does what "auto" does.
+            paste_back (`bool`): Whether to return `video` at its own size, with the edited square put back into each
+                of its frames, instead of that square alone. What is around the square moves on as it did: where head
+                or shoulders reach across its border, which fades, the edit ends and shows. An iterator's frames are
+                kept until they are rendered, with `reference_frame="auto"` all of them.
 
         Examples:
 
@@ -343,18 +469,22 @@ class LEOEditPipeline(LIAPipeline):
                 editor knows no such argument or returned no image, the video is empty, or another argument is none
                 of those named here.
         """
-        self.check_inputs(motion_mode, reference_frame, motion_control, decode_chunk_size, output_type)
-        self.check_reference_frame(prompt, reference_frame)
-        edited_frame, video = self.prepare_edit(video, prompt, edited_frame, editor, editor_arguments, generator)
-        frames, motion_codes = super().__call__(
-            edited_frame,
+        edited_frame, source, motion_codes, background = self.prepare_edited_animation(
             video,
+            prompt,
+            edited_frame,
+            editor,
+            editor_arguments,
             motion_mode,
             reference_frame,
             motion_control,
+            generator,
             decode_chunk_size,
             output_type,
-            return_dict=False,
+            crop,
+            paste_back,
         )
+        motion_codes = torch.cat(list(motion_codes))
+        frames, motion_codes = self.render(source, motion_codes, decode_chunk_size, output_type, False, background)
         output = LEOEditPipelineOutput(frames, motion_codes, edited_frame)
         return output if return_dict else (frames, motion_codes, edited_frame)

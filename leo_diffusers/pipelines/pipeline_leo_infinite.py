@@ -17,9 +17,10 @@ from diffusers.utils import replace_example_docstring
 from ..models.lia import LIAModel
 from ..models.motion_prior import MotionPriorModel
 from ..models.motion_unet_1d import MotionUNet1DModel
+from .cropping import Crop
 from .denoising import PendingMotion, denoising_steps, without_clipping
 from .motion_control import MotionControl
-from .motion_pipeline import FirstFrameSource, Generators, Image, MotionPipeline
+from .motion_pipeline import FirstFrameSource, Generators, Image, MotionPipeline, StepCallback
 from .pipeline_output import LEOPipelineOutput
 from .seams import ease_in, pull_back
 
@@ -31,11 +32,14 @@ EXAMPLE_DOC_STRING = """
     Examples:
         ```py
         >>> from PIL import Image
-        >>> from leo_diffusers import LEOInfinitePipeline
+        >>> from leo_diffusers import DEMO_MODEL, LEOInfinitePipeline
+        >>> from leo_diffusers.video_io import write_video
 
-        >>> pipeline = LEOInfinitePipeline.from_pretrained("my-leo")
-        >>> for frame in pipeline.stream(Image.open("photo.png"), transition="diffusion"):
-        ...     show(frame)
+        >>> pipeline = LEOInfinitePipeline.from_pretrained(DEMO_MODEL)
+        >>> output = pipeline(Image.open("photo.png"), num_frames=150, transition="diffusion", num_inference_steps=5)
+        >>> write_video("long.mp4", output.frames[0], frames_per_second=25)
+        >>> len(output.frames[0])
+        150
         ```
 """
 
@@ -52,6 +56,7 @@ class MotionSettings:
         transition_interval (`int`): Chunks of motion between two transitions.
         drift_limit (`float`, *optional*): Standard deviations from the mean training code.
         seam_frames (`int`): Frames over which a jump at a seam is eased out.
+        on_step (`Callable`, *optional*): Called after each denoising step, see [`~denoising.denoise`].
     """
 
     num_inference_steps: int
@@ -60,6 +65,12 @@ class MotionSettings:
     transition_interval: int
     drift_limit: float | None
     seam_frames: int
+    on_step: Callable[[int, torch.Tensor, torch.Tensor], tuple[torch.Tensor, bool]] | None = None
+
+    def is_transition(self, chunk: int) -> bool:
+        r"""Whether the chunk of this index, from 0, leads to a fresh pose."""
+        is_last_of_cycle = chunk % (self.transition_interval + 1) == self.transition_interval
+        return self.transition == "diffusion" and is_last_of_cycle
 
 
 class LEOInfinitePipeline(MotionPipeline):
@@ -204,7 +215,25 @@ class LEOInfinitePipeline(MotionPipeline):
         def to_codes(latents: torch.Tensor) -> torch.Tensor:
             return finish(unet.unstandardize(latents, **conditions))[:, 1:]  # the first is known from the past
 
-        return PendingMotion(steps, num_steps, to_codes)
+        return PendingMotion(steps, num_steps, to_codes, settings.on_step)
+
+    def count_timesteps(self, num_frames: int, settings: MotionSettings) -> int:
+        r"""The denoising steps of all chunks of a video: those that a callback sees."""
+        kinds = {False: (self.motion_unet, self.scheduler)}
+        if settings.transition == "diffusion":
+            kinds[True] = (self.transition_unet, self.transition_scheduler or self.scheduler)
+        num_steps = {}
+        for is_transition, (_, scheduler) in kinds.items():
+            scheduler = copy.deepcopy(scheduler)
+            scheduler.set_timesteps(settings.num_inference_steps)
+            num_steps[is_transition] = len(scheduler.timesteps)
+        total, num_ready = 0, 1
+        for chunk in itertools.count():
+            if num_ready >= num_frames:
+                return total
+            is_transition = settings.is_transition(chunk)
+            total += num_steps[is_transition]
+            num_ready += kinds[is_transition][0].config.sequence_length - 1  # the first is the last of the past
 
     @torch.no_grad()
     def draw_motion(
@@ -212,7 +241,8 @@ class LEOInfinitePipeline(MotionPipeline):
     ) -> Iterator[torch.Tensor]:
         r"""
         Draws motion piece by piece. The next chunk is denoised between the pieces of this one, as fast as they are
-        asked for: whoever renders them never waits for a whole chunk, but for the first.
+        asked for: whoever renders them never waits for a whole chunk, but for the first. A chunk that a callback
+        interrupts is left out, and the motion ends.
 
         Args:
             start_codes (`torch.Tensor` of shape `(B, M)`): The first codes.
@@ -228,8 +258,7 @@ class LEOInfinitePipeline(MotionPipeline):
         for chunk in itertools.count():
             upcoming = None
             if num_frames is None or num_ready < num_frames:
-                is_last_of_cycle = chunk % (settings.transition_interval + 1) == settings.transition_interval
-                if settings.transition == "diffusion" and is_last_of_cycle:
+                if settings.is_transition(chunk):
                     upcoming = self.begin_transition(codes, settings)
                 else:
                     upcoming = self.begin_chunk(codes, settings)
@@ -241,6 +270,8 @@ class LEOInfinitePipeline(MotionPipeline):
             if upcoming is None:
                 return
             codes = upcoming.result()
+            if settings.on_step is not None and self.interrupt:
+                return
             codes = codes if num_frames is None else codes[:, : num_frames - num_ready]
             num_ready += codes.shape[1]
 
@@ -263,6 +294,8 @@ class LEOInfinitePipeline(MotionPipeline):
         prompt: str | None = None,
         first_frame_source: FirstFrameSource = None,
         motion_control: MotionControl | None = None,
+        crop: Crop = "center",
+        paste_back: bool = False,
     ) -> Iterator[PIL.Image.Image | np.ndarray | torch.Tensor]:
         r"""
         Generates one video frame by frame, for ever by default, in constant memory. The first frame is encoded, or
@@ -282,6 +315,20 @@ class LEOInfinitePipeline(MotionPipeline):
 
         Raises:
             TypeError, ValueError: As of [`~LEOInfinitePipeline.__call__`], at once.
+
+        Examples:
+            ```py
+            >>> from itertools import islice
+            >>> from PIL import Image
+            >>> from leo_diffusers import DEMO_MODEL, LEOInfinitePipeline
+            >>> from leo_diffusers.video_io import VideoWriter, to_frame
+
+            >>> pipeline = LEOInfinitePipeline.from_pretrained(DEMO_MODEL)
+            >>> frames = pipeline.stream(Image.open("photo.png"), transition="diffusion")
+            >>> with VideoWriter("stream.mp4", frames_per_second=25) as writer:
+            ...     for frame in islice(frames, 100):  # there would be no end
+            ...         writer.write(to_frame(frame))
+            ```
         """
         has_list = any(isinstance(value, (list, tuple)) for value in (image, prompt, generator))
         if has_list or (getattr(image, "ndim", 0) == 4 and len(image) != 1):
@@ -291,15 +338,17 @@ class LEOInfinitePipeline(MotionPipeline):
         )
         self.check_inputs(num_frames, 1, settings, motion_control, decode_chunk_size, output_type)
         self.check_first_frame(image, prompt, first_frame_source, needs_prior=start_motion_code is None)
+        self.check_crop(crop, paste_back, image, output_type)
         start_codes = self.prepare_start_codes(start_motion_code, 1)
         first = self.prepare_first_frames(
-            image, prompt, first_frame_source, start_codes, 1, num_inference_steps, generator
+            image, prompt, first_frame_source, start_codes, 1, num_inference_steps, generator, crop, paste_back
         )
         pieces = self.draw_motion(first.start_codes, num_frames, self.chunk_size(decode_chunk_size), settings)
         codes = (piece[0] for piece in pieces)  # (n, M)
         if motion_control is not None:
             codes = motion_control.apply(codes, first.own_codes)
-        return self.stream_frames(first.source, codes, decode_chunk_size, output_type)
+        background = first.backgrounds[0] if first.backgrounds else None
+        return self.stream_frames(first.source, codes, decode_chunk_size, output_type, background)
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -321,13 +370,17 @@ class LEOInfinitePipeline(MotionPipeline):
         prompt: str | list[str] | None = None,
         first_frame_source: FirstFrameSource = None,
         motion_control: MotionControl | None = None,
+        crop: Crop = "center",
+        paste_back: bool = False,
+        callback_on_step_end: StepCallback = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
     ) -> LEOPipelineOutput | tuple:
         r"""
         Generates long videos, whole; [`~LEOInfinitePipeline.stream`] generates them frame by frame.
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them, *optional*): Start frames x_1;
-                cropped and resized where needed. None generates from nothing.
+                cropped as `crop` says and resized. None generates from nothing.
             num_frames (`int`): Frames per video, at least 2.
             num_inference_steps (`int`): Denoising steps of each chunk, and of each other network that draws.
             transition (`str`): "none": every chunk goes on from the last. "diffusion": after every
@@ -350,6 +403,13 @@ class LEOInfinitePipeline(MotionPipeline):
             first_frame_source (`DiffusionPipeline` or `Callable`, *optional*): As of [`LEOPipeline`].
             motion_control ([`MotionControl`], *optional*): Smooths, scales or replaces the motion, counted from the
                 frame's own code.
+            crop (`str` or `Callable`): As of [`~LEOPipeline.__call__`].
+            paste_back (`bool`): As of [`~LEOPipeline.__call__`].
+            callback_on_step_end (`Callable`, *optional*): Called after each step of the motion's denoising as
+                `(pipeline, step, timestep, tensors)`, where steps are counted through all chunks, up to
+                `pipeline.num_timesteps`; returns a dict of tensors to replace. Where it sets `pipeline._interrupt`,
+                the video ends with the last chunk that is complete.
+            callback_on_step_end_tensor_inputs (`list[str]`, *optional*): Names of the tensors that the callback sees.
 
         Examples:
 
@@ -361,11 +421,18 @@ class LEOInfinitePipeline(MotionPipeline):
             ValueError: Where an argument cannot be carried out, or does not fit the others; where a component is
                 missing, it is named.
         """
+        tensor_inputs = self.check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        steps = itertools.count()
+
+        def on_step(index: int, timestep: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, bool]:
+            return self.call_back(callback_on_step_end, tensor_inputs, next(steps), timestep, latents)
+
         settings = MotionSettings(
-            num_inference_steps, generator, transition, transition_interval, drift_limit, seam_frames
+            num_inference_steps, generator, transition, transition_interval, drift_limit, seam_frames, on_step
         )
         self.check_inputs(num_frames, num_videos_per_prompt, settings, motion_control, decode_chunk_size, output_type)
         self.check_first_frame(image, prompt, first_frame_source, needs_prior=start_motion_code is None)
+        self.check_crop(crop, paste_back, image, output_type)
         batch_size = self.count_videos(image, prompt, num_videos_per_prompt)
         self.check_generators(generator, batch_size)
         first = self.prepare_first_frames(
@@ -376,7 +443,10 @@ class LEOInfinitePipeline(MotionPipeline):
             batch_size,
             num_inference_steps,
             generator,
+            crop,
+            paste_back,
         )
+        self._num_timesteps, self._interrupt = self.count_timesteps(num_frames, settings), False
         chunks = []
         with self.progress_bar(total=num_frames) as progress_bar:
             for codes in self.draw_motion(first.start_codes, num_frames, None, settings):

@@ -10,23 +10,25 @@ from diffusers.utils import replace_example_docstring
 
 from .. import video_io
 from ..models.lia import LIAModel, LIASource
+from ..video_io.squares import Square
 from .animator_pipeline import AnimatorPipeline
+from .cropping import Background, Crop, DrivingVideo, check_crop, find_image_square, find_video_square
 from .motion_control import MotionControl, check_direction, check_number
 from .pipeline_output import LEOPipelineOutput
 
-
-DrivingVideo = str | Path | video_io.VideoReader | Iterable
 
 EXAMPLE_DOC_STRING = """
     Examples:
         ```py
         >>> from PIL import Image
-        >>> from leo_diffusers import LIAPipeline
+        >>> from leo_diffusers import DEMO_MODEL, LIAPipeline
         >>> from leo_diffusers.video_io import write_video
 
-        >>> pipeline = LIAPipeline.from_pretrained("vox-animator")
-        >>> output = pipeline(Image.open("photo.png"), "driving.mp4", motion_mode="relative")
+        >>> pipeline = LIAPipeline.from_pretrained(DEMO_MODEL)  # or a folder, or a Hub id
+        >>> output = pipeline(Image.open("photo.png"), "driving.mp4", motion_mode="relative", reference_frame="auto")
         >>> write_video("animated.mp4", output.frames[0], frames_per_second=25, audio_from="driving.mp4")
+        >>> output.motion_codes.shape  # clips, frames, motion directions
+        torch.Size([1, 16, 20])
         ```
 """
 
@@ -64,6 +66,8 @@ class LIAPipeline(AnimatorPipeline):
         motion_control: MotionControl | None,
         decode_chunk_size: int | None,
         output_type: str,
+        crop: Crop,
+        paste_back: bool,
     ) -> None:
         r"""Refuses what cannot be carried out before anything is read."""
         if motion_mode not in ("relative", "absolute"):
@@ -76,8 +80,11 @@ class LIAPipeline(AnimatorPipeline):
         self.check_motion_control(motion_control)
         self.chunk_size(decode_chunk_size)
         self.check_output_type(output_type)
+        check_crop(crop, paste_back, output_type)
 
-    def encode_driving(self, driving_video: DrivingVideo, chunk_size: int | None = None) -> Iterator[torch.Tensor]:
+    def encode_driving(
+        self, driving_video: DrivingVideo, chunk_size: int | None = None, square: Square | None = None
+    ) -> Iterator[torch.Tensor]:
         r"""
         Opens a driving video at once, and encodes it as it is read.
 
@@ -85,6 +92,7 @@ class LIAPipeline(AnimatorPipeline):
             driving_video (`str`, `Path`, [`~video_io.VideoReader`] or iterable): A file, or frames as
                 [`~video_io.to_frame`] takes them.
             chunk_size (`int`, *optional*): Frames that are encoded at a time.
+            square ([`~video_io.Square`], *optional*): Part of every frame to cut out instead of the central one.
 
         Returns:
             Iterator of `torch.Tensor` of shape `(n, M)`: Motion codes in order.
@@ -95,9 +103,9 @@ class LIAPipeline(AnimatorPipeline):
         """
         frame_size = self.animator.config.frame_size
         if isinstance(driving_video, (str, Path)):
-            frames = video_io.VideoReader(driving_video, frame_size=frame_size)
+            frames = video_io.VideoReader(driving_video, frame_size=frame_size, square=square)
         else:
-            frames = (video_io.to_frame(frame, frame_size) for frame in driving_video)
+            frames = (video_io.to_frame(frame, frame_size, square) for frame in driving_video)
         return self._encode_frames(frames, self.chunk_size(chunk_size))
 
     @torch.no_grad()
@@ -167,11 +175,36 @@ class LIAPipeline(AnimatorPipeline):
         reference_frame: int | str,
         motion_control: MotionControl | None,
         chunk_size: int | None,
+        square: Square | None = None,
     ) -> Iterator[torch.Tensor]:
         r"""The codes (n, M) to render, as the driving video is read."""
-        driving_codes = self.encode_driving(driving_video, chunk_size)
+        driving_codes = self.encode_driving(driving_video, chunk_size, square)
         motion_codes = self.transfer_motion(source, driving_codes, motion_mode, reference_frame)
         return motion_codes if motion_control is None else motion_control.apply(motion_codes, source.motion_code)
+
+    def prepare_animation(
+        self,
+        image: PIL.Image.Image | np.ndarray | torch.Tensor,
+        driving_video: DrivingVideo,
+        motion_mode: str,
+        reference_frame: int | str,
+        motion_control: MotionControl | None,
+        decode_chunk_size: int | None,
+        output_type: str,
+        crop: Crop,
+        paste_back: bool,
+    ) -> tuple[LIASource, Iterator[torch.Tensor], Background | None]:
+        r"""What [`~AnimatorPipeline.stream_frames`] renders: the source, the codes to come, and what is around it."""
+        self.check_inputs(
+            motion_mode, reference_frame, motion_control, decode_chunk_size, output_type, crop, paste_back
+        )
+        square = find_image_square(image, crop)
+        driving_video, driving_square = find_video_square(driving_video, crop)
+        source = self.animator.encode_source(self.preprocess(image, square))
+        motion_codes = self.driven_motion(
+            source, driving_video, motion_mode, reference_frame, motion_control, decode_chunk_size, driving_square
+        )
+        return source, motion_codes, Background.of_image(image, square) if paste_back else None
 
     @torch.no_grad()
     def stream(
@@ -183,6 +216,8 @@ class LIAPipeline(AnimatorPipeline):
         motion_control: MotionControl | None = None,
         decode_chunk_size: int | None = None,
         output_type: str = "pil",
+        crop: Crop = "center",
+        paste_back: bool = False,
     ) -> Iterator[PIL.Image.Image | np.ndarray | torch.Tensor]:
         r"""
         Animates while the driving video is read, frame by frame: memory does not grow with its length.
@@ -196,13 +231,32 @@ class LIAPipeline(AnimatorPipeline):
 
         Raises: as [`~LIAPipeline.__call__`], at once; only that a video turns out too short for `reference_frame` or
             a curve of `motion_control` shows when its end is reached.
+
+        Examples:
+            ```py
+            >>> from PIL import Image
+            >>> from leo_diffusers import DEMO_MODEL, LIAPipeline
+            >>> from leo_diffusers.video_io import VideoReader, VideoWriter, to_frame
+
+            >>> pipeline = LIAPipeline.from_pretrained(DEMO_MODEL)
+            >>> rate = VideoReader("driving.mp4").frames_per_second
+            >>> with VideoWriter("animated.mp4", rate, audio_from="driving.mp4") as writer:
+            ...     for frame in pipeline.stream(Image.open("photo.png"), "driving.mp4"):
+            ...         writer.write(to_frame(frame))
+            ```
         """
-        self.check_inputs(motion_mode, reference_frame, motion_control, decode_chunk_size, output_type)
-        source = self.animator.encode_source(self.preprocess(image))
-        motion_codes = self.driven_motion(
-            source, driving_video, motion_mode, reference_frame, motion_control, decode_chunk_size
+        source, motion_codes, background = self.prepare_animation(
+            image,
+            driving_video,
+            motion_mode,
+            reference_frame,
+            motion_control,
+            decode_chunk_size,
+            output_type,
+            crop,
+            paste_back,
         )
-        return self.stream_frames(source, motion_codes, decode_chunk_size, output_type)
+        return self.stream_frames(source, motion_codes, decode_chunk_size, output_type, background)
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -216,13 +270,15 @@ class LIAPipeline(AnimatorPipeline):
         decode_chunk_size: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        crop: Crop = "center",
+        paste_back: bool = False,
     ) -> LEOPipelineOutput | tuple:
         r"""
         Animates `image` with the motion of `driving_video`. All frames are returned at once; [`~LIAPipeline.stream`]
         serves long videos.
 
         Args:
-            image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): The source; cropped and resized where needed.
+            image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): The source; cropped as `crop` says and resized.
             driving_video (`str`, `Path`, [`~video_io.VideoReader`] or iterable): A file, or frames.
             motion_mode (`str`): "relative" (the source keeps its pose and adds the driving motion) or "absolute".
             reference_frame (`int` or `str`): For relative motion, the driving frame that corresponds to the source's
@@ -232,6 +288,14 @@ class LIAPipeline(AnimatorPipeline):
             decode_chunk_size (`int`, *optional*): Frames that go through the animator at a time.
             output_type (`str`): "pil", "np", "pt", or "latent" for the motion codes alone.
             return_dict (`bool`): Whether to return an output object instead of a tuple.
+            crop (`str` or `Callable`): What the animator sees of a picture that is not square or larger than a head:
+                "center", the central square, with a warning; "auto", a square around the face, found by OpenCV; or
+                "none", which refuses what is not square. A function from a picture `(H, W, 3)`, uint8, to boxes
+                (left, top, right, bottom) of faces does what "auto" does, with another detector. Source and driving
+                video have a square each, the same for all frames.
+            paste_back (`bool`): Whether to return `image` at its own size, with the animated square put back into its
+                place, instead of that square alone. What is around the square stays still: where the head, shoulders
+                or background move across its border, they are cut off there, and the border, which fades, shows.
 
         Examples:
 
@@ -243,12 +307,19 @@ class LIAPipeline(AnimatorPipeline):
             TypeError: Where `image` or `motion_control` is of another type.
             ValueError: Where an argument is none of those named here, or image or video cannot be read.
         """
-        self.check_inputs(motion_mode, reference_frame, motion_control, decode_chunk_size, output_type)
-        source = self.animator.encode_source(self.preprocess(image))
-        motion_codes = self.driven_motion(
-            source, driving_video, motion_mode, reference_frame, motion_control, decode_chunk_size
+        source, motion_codes, background = self.prepare_animation(
+            image,
+            driving_video,
+            motion_mode,
+            reference_frame,
+            motion_control,
+            decode_chunk_size,
+            output_type,
+            crop,
+            paste_back,
         )
-        return self.render(source, torch.cat(list(motion_codes)), decode_chunk_size, output_type, return_dict)
+        motion_codes = torch.cat(list(motion_codes))
+        return self.render(source, motion_codes, decode_chunk_size, output_type, return_dict, background)
 
     @torch.no_grad()
     def manipulate(
@@ -258,6 +329,8 @@ class LIAPipeline(AnimatorPipeline):
         num_frames: int = 1,
         output_type: str = "pil",
         return_dict: bool = True,
+        crop: Crop = "center",
+        paste_back: bool = False,
     ) -> LEOPipelineOutput | tuple:
         r"""
         Moves `image` along single motion directions (LIA Fig. 11).
@@ -268,6 +341,8 @@ class LIAPipeline(AnimatorPipeline):
             num_frames (`int`): Frames of an even walk that ends at the full amounts.
             output_type (`str`): "pil", "np", "pt" or "latent".
             return_dict (`bool`): Whether to return an output object instead of a tuple.
+            crop (`str` or `Callable`): As of [`~LIAPipeline.__call__`].
+            paste_back (`bool`): As of [`~LIAPipeline.__call__`].
 
         Returns:
             [`LEOPipelineOutput`] or `tuple`: One clip of `num_frames` frames and its motion codes.
@@ -275,8 +350,21 @@ class LIAPipeline(AnimatorPipeline):
         Raises:
             TypeError: Where an amount is no number.
             ValueError: Where the model has no such direction, or an amount is not finite.
+
+        Examples:
+            ```py
+            >>> from PIL import Image
+            >>> from leo_diffusers import DEMO_MODEL, LIAPipeline
+
+            >>> pipeline = LIAPipeline.from_pretrained(DEMO_MODEL)
+            >>> output = pipeline.manipulate(Image.open("photo.png"), {6: 0.3, 2: -0.5}, num_frames=8)
+            >>> len(output.frames[0])
+            8
+            >>> output.frames[0][-1].save("moved.png")
+            ```
         """
         self.check_output_type(output_type)
+        check_crop(crop, paste_back, output_type)
         if num_frames < 1:
             raise ValueError(f"`num_frames` must be at least 1, got {num_frames}.")
         motion_dim = self.animator.config.motion_dim
@@ -285,10 +373,12 @@ class LIAPipeline(AnimatorPipeline):
             check_direction("directions", direction, motion_dim)
             check_number("directions", amount)
             step[direction] = amount
-        source = self.animator.encode_source(self.preprocess(image))
+        square = find_image_square(image, crop)
+        source = self.animator.encode_source(self.preprocess(image, square))
+        background = Background.of_image(image, square) if paste_back else None
         progress = torch.arange(1, num_frames + 1)[:, None] / num_frames  # (F, 1)
         motion_codes = source.motion_code + (progress * step).to(source.motion_code.device)
-        return self.render(source, motion_codes, None, output_type, return_dict)
+        return self.render(source, motion_codes, None, output_type, return_dict, background)
 
     @torch.no_grad()
     def reference(
@@ -296,6 +386,7 @@ class LIAPipeline(AnimatorPipeline):
         image: PIL.Image.Image | np.ndarray | torch.Tensor,
         output_type: str = "pil",
         return_dict: bool = True,
+        crop: Crop = "center",
     ) -> LEOPipelineOutput | tuple:
         r"""
         The reference image x_r of `image`: its appearance without any motion (LIA Sec. V).
@@ -304,12 +395,23 @@ class LIAPipeline(AnimatorPipeline):
             image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): The source.
             output_type (`str`): "pil", "np", "pt" or "latent".
             return_dict (`bool`): Whether to return an output object instead of a tuple.
+            crop (`str` or `Callable`): As of [`~LIAPipeline.__call__`].
 
         Returns:
             [`LEOPipelineOutput`] or `tuple`: One clip of one frame and its zero motion code.
+
+        Examples:
+            ```py
+            >>> from PIL import Image
+            >>> from leo_diffusers import DEMO_MODEL, LIAPipeline
+
+            >>> pipeline = LIAPipeline.from_pretrained(DEMO_MODEL)
+            >>> pipeline.reference(Image.open("photo.png")).frames[0][0].save("reference.png")
+            ```
         """
         self.check_output_type(output_type)
-        source = self.animator.encode_source(self.preprocess(image))
+        check_crop(crop, False, output_type)
+        source = self.animator.encode_source(self.preprocess(image, find_image_square(image, crop)))
         return self.render(source, torch.zeros_like(source.motion_code), None, output_type, return_dict)
 
     def render(
@@ -319,11 +421,12 @@ class LIAPipeline(AnimatorPipeline):
         decode_chunk_size: int | None,
         output_type: str,
         return_dict: bool,
+        background: Background | None = None,
     ) -> LEOPipelineOutput | tuple:
         r"""Motion codes (F, M) of one clip to the pipeline's output."""
         frames = motion_codes = motion_codes.float()[None]
         if output_type != "latent":
-            frames = torch.cat([chunk.cpu() for chunk in self.animate(source, motion_codes, decode_chunk_size)])
-            frames = self.postprocess(frames[None], output_type)
+            backgrounds = None if background is None else [background]
+            frames = self.animate_batch(source, motion_codes, 1, decode_chunk_size, output_type, backgrounds)
         self.maybe_free_model_hooks()
         return LEOPipelineOutput(frames, motion_codes) if return_dict else (frames, motion_codes)

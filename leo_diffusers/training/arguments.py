@@ -12,6 +12,8 @@ from accelerate.utils import ProjectConfiguration, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
+from ..model_card import check_license
+
 
 def add_training_arguments(
     parser: argparse.ArgumentParser,
@@ -54,6 +56,9 @@ def add_training_arguments(
     add("--report_to", default="tensorboard", help='tracker of accelerate, or "none" (default: %(default)s)')
     add("--push_to_hub", action="store_true", help="publish the model at the end")
     add("--hub_model_id", default=None, help="repository to publish to (default: the output folder's name)")
+    add(
+        "--license", default="other", help="of the weights, as the Hub names it: cc-by-4.0, ... (default: %(default)s)"
+    )
     add("--hub_token", default=None, help="access token (default: of `hf auth login`)")
 
 
@@ -78,6 +83,7 @@ def check_training_arguments(args: argparse.Namespace) -> None:
         )
     if not 0 <= args.ema_decay < 1:
         raise ValueError(f"--ema_decay must be at least 0 and below 1, got {args.ema_decay}.")
+    check_license(args.license)
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file: name a folder.")
 

@@ -9,9 +9,8 @@ import warnings
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import IO, NamedTuple
-
-import imageio_ffmpeg
 
 
 FOLDER_FRAMES_PER_SECOND = 25.0
@@ -28,7 +27,20 @@ _FIRST_FRAME = re.compile(
 
 
 class FFmpegError(RuntimeError):
-    r"""ffmpeg failed; the message is its own."""
+    r"""
+    ffmpeg failed; the message is its own.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.video_io import FFmpegError, read_video, write_video
+
+        >>> frames = read_video("video.mp4")
+        >>> try:
+        ...     write_video("copy.webm", frames, frames_per_second=25)
+        ... except FFmpegError as error:
+        ...     print(f"No WebM: {error}")  # an ffmpeg without this encoder, a full disk
+        ```
+    """
 
 
 class _VideoStream(NamedTuple):
@@ -53,7 +65,7 @@ def probe_video(path: Path) -> _VideoStream:
     mean_rate = re.search(r", ([\d.]+) fps", stream[0])  # rounded to 1/100
     numerator, denominator = map(int, first_frame["frame_rate"].split("/"))
     if not mean_rate or not denominator:
-        num_frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(path.absolute()))
+        num_frames, seconds = require_ffmpeg().count_frames_and_secs(str(path.absolute()))
         frame_rate = exact_frame_rate(num_frames / seconds if seconds else FOLDER_FRAMES_PER_SECOND)
     elif abs(numerator / denominator / float(mean_rate[1]) - 1) < 0.02:
         frame_rate = Fraction(numerator, denominator)
@@ -79,9 +91,18 @@ def read_header(path: Path) -> str:
     return result.stderr.decode(errors="replace")
 
 
+def require_ffmpeg() -> ModuleType:
+    r"""The package that brings ffmpeg along; pictures and tensors do without it."""
+    try:
+        import imageio_ffmpeg
+    except ImportError as error:
+        raise FFmpegError("Video files need ffmpeg: `pip install imageio-ffmpeg`.") from error
+    return imageio_ffmpeg
+
+
 def ffmpeg_command(*options: str) -> list[str]:
     r"""A quiet ffmpeg that never reads the caller's standard input."""
-    return [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-nostats", "-v", "error", "-y", *options]
+    return [require_ffmpeg().get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-nostats", "-v", "error", "-y", *options]
 
 
 @contextlib.contextmanager

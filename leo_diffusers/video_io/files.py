@@ -22,6 +22,14 @@ def find_videos(folder: PathLike) -> list[Path]:
     Raises:
         FileNotFoundError: If `folder` does not exist.
         ValueError: If `folder` is a file or holds no video.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.video_io import find_videos
+
+        >>> [path.name for path in find_videos("clips")]
+        ['first.mp4', 'second.mp4']
+        ```
     """
     folder = Path(folder)
     if not folder.exists():

@@ -9,12 +9,15 @@ import torch
 from PIL import Image, ImageOps
 
 from .files import IMAGE_SUFFIXES, PathLike, remove, temporary_beside
+from .squares import Square, centre_square
 
 
 RANGE_TOLERANCE = 1e-3  # half precision and resampling leave a range by this much, another convention by more
 
 
-def to_frame(image: Image.Image | np.ndarray | torch.Tensor, frame_size: int | None = None) -> torch.Tensor:
+def to_frame(
+    image: Image.Image | np.ndarray | torch.Tensor, frame_size: int | None = None, square: Square | None = None
+) -> torch.Tensor:
     r"""
     Turn an image into a frame.
 
@@ -26,17 +29,28 @@ def to_frame(image: Image.Image | np.ndarray | torch.Tensor, frame_size: int | N
         frame_size (`int`, *optional*):
             Side of the result: the central square of the image is cut out and resized with antialiasing. A warning
             says when the cut loses pixels.
+        square ([`Square`], *optional*): Part of the image to cut out instead of the central one.
 
     Returns:
         `torch.Tensor` of shape `(3, H, W)`: The frame, in [-1, 1]; on the device of `image` if that is a tensor.
 
     Raises:
         TypeError: If `image` is of another type or dtype.
-        ValueError: If its shape or range is none of the above.
+        ValueError: If its shape or range is none of the above, or `square` does not lie inside of it.
+
+    Examples:
+        ```py
+        >>> from PIL import Image
+        >>> from leo_diffusers.video_io import to_frame
+
+        >>> to_frame(Image.open("photo.png"), frame_size=64).shape
+        torch.Size([3, 64, 64])
+        ```
     """
     pixels = to_pixels(image)
-    check_crop("The image", *pixels.shape[:2], frame_size)
-    frame = pixels_to_frame(pixels, frame_size)
+    if square is None:
+        check_crop("The image", *pixels.shape[:2], frame_size)
+    frame = pixels_to_frame(pixels, frame_size, square)
     return frame.to(image.device) if isinstance(image, torch.Tensor) else frame
 
 
@@ -54,6 +68,15 @@ def to_uint8(frames: torch.Tensor) -> np.ndarray:
     Raises:
         TypeError: If `frames` is no float tensor.
         ValueError: If `frames` has another shape or holds NaN or infinity.
+
+    Examples:
+        ```py
+        >>> import torch
+        >>> from leo_diffusers.video_io import to_uint8
+
+        >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0]).reshape(3, 1, 1))  # one pixel
+        array([[[  0, 128, 255]]], dtype=uint8)
+        ```
     """
     if not isinstance(frames, torch.Tensor) or not frames.is_floating_point():
         kind = getattr(frames, "dtype", type(frames).__name__)
@@ -70,6 +93,13 @@ def to_uint8(frames: torch.Tensor) -> np.ndarray:
 def to_pil(frame: torch.Tensor) -> Image.Image:
     r"""
     Turn one frame of shape `(3, H, W)` in [-1, 1] into a PIL image of mode "RGB".
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.video_io import read_image, to_pil
+
+        >>> to_pil(read_image("photo.png").flip(-1)).save("mirrored.png")
+        ```
     """
     pixels = to_uint8(frame)
     if pixels.ndim != 3:
@@ -80,6 +110,15 @@ def to_pil(frame: torch.Tensor) -> Image.Image:
 def to_unit_range(frames: torch.Tensor) -> torch.Tensor:
     r"""
     Map frames of any shape in [-1, 1] to float32 in [0, 1], clamped: the outputs "np" and "pt" of the pipelines.
+
+    Examples:
+        ```py
+        >>> import torch
+        >>> from leo_diffusers.video_io import to_unit_range
+
+        >>> to_unit_range(torch.tensor([-1.0, 0.0, 1.2]))
+        tensor([0.0000, 0.5000, 1.0000])
+        ```
     """
     return ((frames.float() + 1) / 2).clamp(0, 1)
 
@@ -91,6 +130,14 @@ def read_image(path: PathLike, frame_size: int | None = None) -> torch.Tensor:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no image or a damaged one.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.video_io import read_image
+
+        >>> read_image("photo.png").shape
+        torch.Size([3, 128, 128])
+        ```
     """
     pixels = read_pixels(Path(path))
     check_crop(str(path), *pixels.shape[:2], frame_size)
@@ -104,6 +151,14 @@ def write_image(path: PathLike, frame: torch.Tensor) -> None:
     Raises:
         FileNotFoundError: If the folder of `path` does not exist.
         ValueError: If the suffix of `path` is not one of `IMAGE_SUFFIXES`.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.video_io import read_video, write_image
+
+        >>> frames = read_video("video.mp4", num_frames=1)
+        >>> write_image("first_frame.png", frames[0])
+        ```
     """
     path = Path(path)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -158,12 +213,12 @@ def _pil_to_array(image: Image.Image) -> np.ndarray:
     return array.astype(np.uint16)
 
 
-def pixels_to_frame(pixels: np.ndarray, frame_size: int | None) -> torch.Tensor:
+def pixels_to_frame(pixels: np.ndarray, frame_size: int | None, square: Square | None = None) -> torch.Tensor:
     r"""Pixels as of [`to_pixels`] to a frame (3, H, W), cut square and resized where a size is given."""
-    if frame_size is not None:
-        side = min(pixels.shape[:2])
-        top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-        pixels = pixels[top : top + side, left : left + side]
+    if square is None and frame_size is not None:
+        square = centre_square(*pixels.shape[:2])
+    if square is not None:
+        pixels = square.cut(pixels)
     # NumPy, not torch: for arrays this small torch's threads cost more than they save, far more on a busy machine.
     frame = np.array(pixels.transpose(2, 0, 1), dtype=np.float32, order="C")
     if np.issubdtype(pixels.dtype, np.integer):

@@ -1,6 +1,7 @@
 """Videos, GIFs and folders of numbered images to frames, one at a time."""
 
 import contextlib
+import math
 import os
 import re
 import subprocess
@@ -25,6 +26,7 @@ from .ffmpeg import (
 )
 from .files import IMAGE_SUFFIXES, PathLike, frame_number
 from .images import check_crop, pixels_to_frame, read_pixels, to_pixels
+from .squares import Square
 
 
 SEEK_MARGIN = 8  # frames; containers index rounded times, so aim early and drop what comes too soon
@@ -44,6 +46,7 @@ class VideoReader(contextlib.AbstractContextManager):
         start_frame (`int`): Index of the first frame to read, found by seeking.
         num_frames (`int`, *optional*): How many frames to read at most.
         frames_per_second (`float`, *optional*): Frame rate of a folder of images, which stores none.
+        square ([`Square`], *optional*): Part of the picture to cut out instead of the central one.
 
     Attributes:
         frames_per_second (`float`): Frame rate; the mean one for a GIF.
@@ -53,7 +56,18 @@ class VideoReader(contextlib.AbstractContextManager):
 
     Raises:
         FileNotFoundError: If `path` does not exist.
-        ValueError: If `path` holds no frames that can be decoded, or none from `start_frame` on.
+        ValueError: If `path` holds no frames that can be decoded, or none from `start_frame` on, or `square` does not
+            lie inside of the picture.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.video_io import VideoReader
+
+        >>> with VideoReader("video.mp4", frame_size=64) as reader:
+        ...     mean_brightness = [frame.mean().item() for frame in reader]  # one frame at a time
+        >>> reader.num_frames, reader.frames_per_second
+        (16, 25.0)
+        ```
     """
 
     def __init__(
@@ -63,6 +77,7 @@ class VideoReader(contextlib.AbstractContextManager):
         start_frame: int = 0,
         num_frames: int | None = None,
         frames_per_second: float | None = None,
+        square: Square | None = None,
     ):
         self.path = Path(path)
         if start_frame < 0 or (num_frames is not None and num_frames < 1):
@@ -82,9 +97,13 @@ class VideoReader(contextlib.AbstractContextManager):
         self.frames_per_second = self._source.frames_per_second
         self.has_audio = self._source.has_audio
         self.source_height, self.source_width = self._source.height, self._source.width
-        check_crop(str(self.path), self.source_height, self.source_width, frame_size)
-        self.height, self.width = frame_size or self.source_height, frame_size or self.source_width
-        self._frame_size = frame_size
+        if square is None:
+            check_crop(str(self.path), self.source_height, self.source_width, frame_size)
+        else:
+            square.check(str(self.path), self.source_height, self.source_width)
+        side = frame_size or (square and square.side)
+        self.height, self.width = side or self.source_height, side or self.source_width
+        self._frame_size, self._square = frame_size, square
         self._num_frames: int | None = None
         self._loops: weakref.WeakSet = weakref.WeakSet()
 
@@ -109,11 +128,27 @@ class VideoReader(contextlib.AbstractContextManager):
         for loop in list(self._loops):
             loop.close()
 
+    def spread(self, count: int) -> Iterator[torch.Tensor]:
+        r"""
+        Looks at a whole video without reading it into memory.
+
+        Args:
+            count (`int`): How many frames at most.
+
+        Yields:
+            `torch.Tensor` of shape `(3, H, W)`: Frames evenly spaced over those that a loop yields.
+        """
+        step = math.ceil(self.num_frames / count)
+        with contextlib.closing(self._source.pictures()) as pictures:
+            for index, pixels in enumerate(pictures):
+                if index % step == step // 2:
+                    yield pixels_to_frame(pixels, self._frame_size, self._square)
+
     def _read(self) -> Iterator[torch.Tensor]:
         num_read = 0
         with contextlib.closing(self._source.pictures()) as pictures:
             for pixels in pictures:
-                yield pixels_to_frame(pixels, self._frame_size)
+                yield pixels_to_frame(pixels, self._frame_size, self._square)
                 num_read += 1
         self._num_frames = num_read
 
@@ -126,6 +161,14 @@ def read_video(
 
     Returns:
         `torch.Tensor` of shape `(F, 3, H, W)`: The frames, in [-1, 1]; 786 kB each at 256 pixels.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.video_io import read_video
+
+        >>> read_video("video.mp4", frame_size=64, num_frames=8).shape
+        torch.Size([8, 3, 64, 64])
+        ```
     """
     with VideoReader(path, frame_size, start_frame, num_frames) as reader:
         return torch.stack(list(iter(reader)))  # list(reader) would ask for len() and so decode twice

@@ -78,6 +78,16 @@ class VideoWriter(contextlib.AbstractContextManager):
         ValueError: If `path` is no possible output, `frames_per_second` no frame rate it can have, or `comment` no
             possible comment.
         FFmpegError: If ffmpeg fails.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.video_io import VideoReader, VideoWriter
+
+        >>> reader = VideoReader("video.mp4")
+        >>> with VideoWriter("mirrored.mp4", reader.frames_per_second, audio_from="video.mp4", comment=None) as writer:
+        ...     for frame in reader:
+        ...         writer.write(frame.flip(-1))
+        ```
     """
 
     def __init__(
@@ -237,6 +247,15 @@ def write_video(
 
     Raises:
         ValueError: If `path` or a frame cannot be written.
+
+    Examples:
+        ```py
+        >>> from leo_diffusers.video_io import read_video, write_video
+
+        >>> frames = read_video("video.mp4")
+        >>> write_video("backwards.gif", frames.flip(0), frames_per_second=25)
+        >>> write_video("frames", frames, frames_per_second=25)  # a folder of PNG files
+        ```
     """
     with VideoWriter(path, frames_per_second, audio_from, comment) as writer:
         for frame in frames:

@@ -6,8 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file
 
 from leo_diffusers import LIAModel, LIAPipeline
@@ -37,7 +40,7 @@ ENVIRONMENT = {
 # than a step of a tiny network.
 PYTHON = """
 import json, os, runpy, sys, traceback
-import accelerate, leo_diffusers
+import accelerate, leo_diffusers, matplotlib.figure
 
 for line in sys.stdin:
     *words, output = json.loads(line)
@@ -165,6 +168,22 @@ def kill_after_third_step() -> Callable[[Path, Path], None]:
         (folder / "losses.jsonl").write_text("".join(lines[:3]))
 
     return kill
+
+
+@pytest.fixture(scope="session")
+def assert_card_shows() -> Callable[..., None]:
+    """A run's card shows a sample, which lies beside it, and the curves, and tells what it was trained on."""
+
+    def check(folder: Path, data: str) -> None:
+        card = ModelCard.load(folder / "README.md")
+        assert card.data.library_name == "leo_diffusers" and card.data.license == "other"
+        parts = ["![sample](sample.jpg)", "## Training", "![training curves](curves.png)", "## Data", data, "## Use"]
+        places = [card.text.index(part) for part in [*parts, "## Licence of the weights", "consent"]]
+        assert places == sorted(places)
+        for name in ("sample.jpg", "curves.png"):
+            assert np.asarray(Image.open(folder / name).convert("L")).std() > 5, name
+
+    return check
 
 
 @pytest.fixture(scope="session")

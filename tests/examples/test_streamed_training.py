@@ -59,6 +59,7 @@ def test_an_animator_is_trained_on_tar_shards(straight, tars_folder, read_lines)
     assert {line["step"] for line in read_lines(straight / "validation.jsonl")} == {2, 3, 4}
     assert (straight / "validation" / "reconstruction-0000004.mp4").is_file()
     card = (straight / "README.md").read_text()
+    assert "`tars`, split train: streamed from 2 shards." in card
     assert "--dataset_name tars" in card and str(tars_folder) not in card
 
 

@@ -61,7 +61,7 @@ def test_a_run_leaves_a_model_that_draws_a_frame_of_a_pose(straight):
     assert frames[0].shape == (1, 3, 32, 32) and (frames[0] - frames[1]).abs().max() > 1e-4  # the pose is heard
 
 
-def test_a_run_shows_what_it_learned(straight, read_lines, clips_folder):
+def test_a_run_shows_what_it_learned(straight, read_lines, clips_folder, assert_card_shows):
     losses, validations = read_lines(straight / "losses.jsonl"), read_lines(straight / "validation.jsonl")
     assert [line["step"] for line in losses] == [1, 2, 3, 4]
     assert all(set(line) == {"step", "loss", "lr"} and np.isfinite(line["loss"]) for line in losses)
@@ -69,6 +69,7 @@ def test_a_run_shows_what_it_learned(straight, read_lines, clips_folder):
     assert set(validations[0]) == {"step", "validation/pose_error", "validation/other_pose_error"}
     picture = Image.open(straight / "validation" / "first_frames-0000004.png")
     assert picture.size == (4 * 32, 2 * 32)  # real frames above drawn ones
+    assert_card_shows(straight, f"`{clips_folder.name}`: ")
     card = (straight / "README.md").read_text()
     assert "accelerate launch examples/train_first_frame.py" in card and "--block_out_channels 32 32" in card
     assert str(clips_folder) not in card and f"--train_data_dir {clips_folder.name}" in card

@@ -66,7 +66,7 @@ def test_labels_are_standardised_by_the_training_clips(straight, labelled_folder
     torch.testing.assert_close(network.mean[count:], attributes.mean(dim=0), rtol=1e-4, atol=1e-5)
 
 
-def test_a_run_shows_what_it_learned(straight, read_lines, labelled_folder):
+def test_a_run_shows_what_it_learned(straight, read_lines, labelled_folder, assert_card_shows):
     losses, validations = read_lines(straight / "losses.jsonl"), read_lines(straight / "validation.jsonl")
     assert [line["step"] for line in losses] == [1, 2, 3, 4]
     for line in losses:
@@ -76,6 +76,7 @@ def test_a_run_shows_what_it_learned(straight, read_lines, labelled_folder):
     assert set(validations[0]) == {"step", *(f"validation/{name}" for name in names)}
     assert all(np.isfinite(list(line.values())).all() for line in validations)
     assert 0 < validations[-1]["validation/keypoint_pixels"] < 32
+    assert_card_shows(straight, f"`{labelled_folder.name}`: 4 clips, 48 frames, 1.9 seconds.")
     card = (straight / "README.md").read_text()
     assert "accelerate launch examples/train_label_network.py" in card and "--block_out_channels 4 8" in card
     assert str(labelled_folder) not in card and f"--train_data_dir {labelled_folder.name}" in card

@@ -78,7 +78,11 @@ def test_a_run_shows_what_it_learned(straight, read_lines):
     assert list((straight / "logs").rglob("events.*"))
 
 
-def test_a_run_leaves_a_model_card(straight, clips_folder):
+def test_a_run_leaves_a_model_card(straight, clips_folder, assert_card_shows):
+    assert_card_shows(straight, "`clips`: 3 clips, 41 frames, 1.6 seconds.")
+    assert (straight / "sample.mp4").read_bytes() == (
+        straight / "validation" / "reconstruction-0000004.mp4"
+    ).read_bytes()
     card = (straight / "README.md").read_text()
     assert "accelerate launch examples/train_lia.py" in card and "--train_data_dir clips" in card
     assert "--gradient_accumulation_steps 2" in card and "--use_ema" in card and "perceptual loss: ssim" in card

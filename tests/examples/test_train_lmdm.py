@@ -68,7 +68,9 @@ def test_a_run_leaves_a_pipeline_that_turns_an_image_into_a_video(straight, imag
     assert output.frames.shape == (1, 16, 32, 32, 3) and np.isfinite(output.frames).all()
 
 
-def test_a_run_shows_what_it_learned(straight, read_lines, codes_folder):
+def test_a_run_shows_what_it_learned(straight, read_lines, codes_folder, assert_card_shows):
+    assert_card_shows(straight, f"`{codes_folder.name}`: 4 clips, 102 frames, 4.1 seconds.")
+    assert (straight / "sample.mp4").is_file()
     losses, validations = read_lines(straight / "losses.jsonl"), read_lines(straight / "validation.jsonl")
     assert [line["step"] for line in losses] == [1, 2, 3, 4]
     assert all(set(line) == {"step", "loss", "lr"} and np.isfinite(line["loss"]) for line in losses)
@@ -95,7 +97,7 @@ def test_the_animator_stays_as_it_was(straight, animator_folder):
 
 
 @pytest.mark.parametrize("condition", ["none", "start_end"])
-def test_runs_of_the_other_conditions(run_example, inputs, tmp_path, read_lines, condition):
+def test_runs_of_the_other_conditions(run_example, inputs, tmp_path, read_lines, assert_card_shows, condition):
     """Two steps, then the second of them once more, resumed."""
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     options = [*inputs, *NETWORK, *VALIDATION, "--condition", condition, "--checkpointing_steps", 1, "--use_ema"]
@@ -124,6 +126,7 @@ def test_runs_of_the_other_conditions(run_example, inputs, tmp_path, read_lines,
     assert [line["step"] for line in read_lines(straight / "losses.jsonl")] == [1, 2]
     assert read_lines(resumed / "validation.jsonl") == read_lines(straight / "validation.jsonl")
     assert all(map(torch.equal, load_components(resumed)[unet_name].parameters(), unet.parameters()))
+    assert_card_shows(straight, "4 clips, 102 frames")
     card = ModelCard.load(straight / "README.md")
     assert f"--condition {condition}" in card.text and f"condition {condition}" in card.text
     assert "image-to-video" not in card.data.tags  # a photo is nothing that these can start from

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from huggingface_hub import ModelCard
+from loopback_hub import TOKEN
 from safetensors.torch import load_file
 
 from leo_diffusers import LIAModel, LIAPipeline, MotionPriorModel, load_components
@@ -12,6 +14,7 @@ from leo_diffusers.data.motion_codes import MotionCodes
 from leo_diffusers.pipelines.denoising import denoise
 
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 NETWORK = ["--hidden_dim", 16, "--num_layers", 2]
 VALIDATION = ["--num_validation_samples", 8, "--num_inference_steps", 2]
 RECIPE = [
@@ -50,13 +53,14 @@ def test_a_run_leaves_a_prior_that_draws_codes(straight, codes_folder):
     assert prior.unstandardize(samples).shape == (3, 8) and samples.isfinite().all()
 
 
-def test_a_run_shows_what_it_learned(straight, read_lines, codes_folder):
+def test_a_run_shows_what_it_learned(straight, read_lines, codes_folder, assert_card_shows):
     losses, validations = read_lines(straight / "losses.jsonl"), read_lines(straight / "validation.jsonl")
     assert [line["step"] for line in losses] == [1, 2, 3, 4]
     assert all(set(line) == {"step", "loss", "lr"} and np.isfinite(line["loss"]) for line in losses)
     assert [line["step"] for line in validations] == [2, 3, 4]
     names = {"offset", "spread", "spread_min", "spread_max", "correlation"}
     assert set(validations[0]) == {"step", *(f"validation/{name}" for name in names)}
+    assert_card_shows(straight, f"`{codes_folder.name}`: 4 clips, 102 frames, 4.1 seconds.")
     card = (straight / "README.md").read_text()
     assert "accelerate launch examples/train_motion_prior.py" in card and "--hidden_dim 16" in card
     assert str(codes_folder) not in card and f"--motion_codes_dir {codes_folder.name}" in card
@@ -142,3 +146,19 @@ def test_bad_input_is_refused_in_one_line(run_example, inputs, tmp_path, changes
     options = [*inputs, "--output_dir", tmp_path / "out", *NETWORK, *VALIDATION, "--report_to", "none", *changes]
     said = run_example("train_motion_prior.py", *options, is_refused=True)
     assert re.search(message, said.splitlines()[-1])
+
+
+def test_a_run_is_published(loopback_hub, inputs, codes_folder, tmp_path):
+    """From its first request to the Hub to a user's download."""
+    words = [*inputs, *NETWORK, *VALIDATION, "--max_train_steps", 1, "--report_to", "none", "--output_dir", "prior"]
+    words += ["--push_to_hub", "--hub_token", TOKEN, "--license", "cc-by-4.0"]
+    script = REPOSITORY / "examples" / "train_motion_prior.py"
+    code = f"import runpy, sys\nsys.argv = {list(map(str, [script, *words]))}\n"
+    loopback_hub.run(code + f"runpy.run_path({str(script)!r}, run_name='__main__')", tmp_path / "home")
+    files = loopback_hub.repositories["me/prior"].files
+    assert {"sample.jpg", "curves.png", "losses.jsonl", "motion_prior/config.json"} <= set(files)
+    assert not [name for name in files if "checkpoint" in name or TOKEN.encode() in files[name]]
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "cc-by-4.0" and "--license cc-by-4.0" in card.text
+    code = "from leo_diffusers import load_components; print(*load_components('me/prior'))"
+    assert loopback_hub.run(code, tmp_path / "user").split() == ["motion_prior", "prior_scheduler"]

@@ -46,7 +46,7 @@ def test_no_cast_rounds_them(cast):
 
 def test_they_belong_to_the_config_and_not_to_the_weights():
     statistics = MotionStatistics(3, MEAN, STD)
-    assert not statistics.state_dict() and not list(statistics.parameters())
+    assert not statistics.state_dict() and not [*statistics.parameters(), *statistics.buffers()]
 
 
 @pytest.mark.parametrize(

@@ -1,134 +1,21 @@
-import hashlib
-import http.server
 import json
-import os
 import shutil
-import subprocess
-import sys
-import threading
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
+from loopback_hub import TOKEN, LoopbackHub, run_client
 
 import leo_diffusers
 from leo_diffusers import LEOPipeline, LIAModel, LIAPipeline, MotionUNet1DModel
 
 
-COMMIT = "1f2e3d4c5b6a79881726354453627180f0e1d2c3"
-
-
-class FakeHub(http.server.ThreadingHTTPServer):
-    """What the Hub's client asks for when it downloads a repository, from folders on disk, on the loopback."""
-
-    daemon_threads = True
-
-    def __init__(self, repositories: dict[str, Path]):
-        super().__init__(("127.0.0.1", 0), FakeHubHandler)
-        self.repositories = repositories
-        self.requests: list[str] = []
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class FakeHubHandler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def do_HEAD(self):
-        self.answer(with_body=False)
-
-    def do_GET(self):
-        self.answer(with_body=True)
-
-    def answer(self, with_body: bool):
-        parts = urlsplit(self.path)
-        path = unquote(parts.path).strip("/")
-        self.server.requests.append(f"{self.command} {path}")
-        for name, folder in self.server.repositories.items():
-            if path == f"api/models/{name}" or path.startswith(f"api/models/{name}/revision/"):
-                return self.send_json(self.model_info(name, folder), with_body)
-            if path.startswith(f"api/models/{name}/tree/"):
-                return self.send_json(self.tree(folder, parse_qs(parts.query)), with_body)
-            if path.startswith(f"{name}/resolve/"):
-                file = folder / path.removeprefix(f"{name}/resolve/").split("/", 1)[1]
-                if file.is_file():
-                    return self.send_file(file, with_body)
-                return self.send_error_code(404, "EntryNotFound")
-        return self.send_error_code(404, "RepoNotFound")
-
-    def files(self, folder: Path) -> list[Path]:
-        return sorted(path for path in folder.rglob("*") if path.is_file())
-
-    def model_info(self, name: str, folder: Path) -> dict:
-        siblings = [{"rfilename": str(path.relative_to(folder))} for path in self.files(folder)]
-        return {"_id": "0", "id": name, "modelId": name, "sha": COMMIT, "siblings": siblings, "tags": []}
-
-    def tree(self, folder: Path, query: dict) -> list[dict]:
-        assert query.get("recursive", ["true"])[0].lower() == "true"
-        return [
-            {
-                "type": "file",
-                "path": str(path.relative_to(folder)),
-                "size": path.stat().st_size,
-                "oid": self.etag(path),
-            }
-            for path in self.files(folder)
-        ]
-
-    def etag(self, path: Path) -> str:
-        return hashlib.sha1(path.read_bytes()).hexdigest()
-
-    def send_json(self, content: dict | list, with_body: bool):
-        self.send_body(200, {"Content-Type": "application/json"}, json.dumps(content).encode(), with_body)
-
-    def send_file(self, file: Path, with_body: bool):
-        headers = {"ETag": f'"{self.etag(file)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        self.send_body(200, headers, file.read_bytes(), with_body)
-
-    def send_error_code(self, status: int, code: str):
-        self.send_body(status, {"X-Error-Code": code, "X-Error-Message": code}, b"", False)
-
-    def send_body(self, status: int, headers: dict[str, str], body: bytes, with_body: bool):
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-
 @pytest.fixture
-def hub(leo_folder, lia_folder):
-    server = FakeHub({"someone/tiny-leo": leo_folder, "someone/tiny-lia": lia_folder})
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def run_client(code: str, endpoint: str, home: Path) -> subprocess.CompletedProcess:
-    """A process of its own: the client reads its endpoint and its cache's place once, when it is imported."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
-    environment |= {
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=home, capture_output=True, text=True, timeout=120
-    )
+def hub(loopback_hub, leo_folder, lia_folder) -> LoopbackHub:
+    loopback_hub.add("someone/tiny-leo", leo_folder)
+    loopback_hub.add("someone/tiny-lia", lia_folder)
+    return loopback_hub
 
 
 # --- what is written ---
@@ -240,44 +127,60 @@ print(json.dumps({"names": names, "sums": sums}))
 
 
 def test_hub_ids(hub, tmp_path, animator):
-    result = run_client(LOAD_FROM_HUB, hub.endpoint, tmp_path)
-    assert result.returncode == 0, result.stderr
-    loaded = json.loads(result.stdout.splitlines()[-1])
+    loaded = json.loads(hub.run(LOAD_FROM_HUB, tmp_path).splitlines()[-1])
     assert loaded["names"] == ["LEOPipeline", "LEOPipeline", "LIAPipeline", "LIAPipeline", "LIAModel"]
     assert loaded["sums"] == pytest.approx([float(animator.motion_dictionary.directions.sum())] * 5)
-    assert any(request.startswith("GET someone/tiny-leo/resolve/") for request in hub.requests)
-    assert (tmp_path / "hub" / "models--someone--tiny-leo" / "snapshots" / COMMIT / "model_index.json").exists()
+    (commit,) = hub.repositories["someone/tiny-leo"].commits
+    assert (tmp_path / "hub" / "models--someone--tiny-leo" / "snapshots" / commit / "model_index.json").exists()
     # Every file was downloaded once: the second pipeline came from the cache.
     downloads = [request for request in hub.requests if request.startswith("GET someone/")]
-    assert len(downloads) == len(set(downloads))
+    assert downloads and len(downloads) == len(set(downloads))
 
 
-def test_the_command_line_takes_a_hub_id_and_names_what_is_missing(hub, tmp_path, photo):
-    photo.save(tmp_path / "photo.png")
-    code = """
+MANIPULATE = """
 from leo_diffusers.cli import main
-words = ["--image", "photo.png", "--direction", "0=1"]
-print(main(["manipulate", "--model", "someone/tiny-lia", "--output", "moved.png", *words]))
-print(main(["manipulate", "--model", "nobody/nothing", "--output", "none.png", *words]))
+for model, output in {models}:
+    words = ["--image", "photo.png", "--direction", "0=1", "--output", output]
+    print(main(["manipulate", "--model", model, *words]))
 """
-    result = run_client(code, hub.endpoint, tmp_path)
+NOT_THERE = (
+    "leo-diffusers: error: There is no model {name}, no folder and nothing public on the Hub: name its folder or Hub "
+    "id by --model. A private one needs `hf auth login`."
+)
+
+
+def test_the_command_line_takes_a_hub_id_and_names_what_is_missing(hub, tmp_path, photo, lia_folder):
+    hub.add("me/private", lia_folder, is_private=True)
+    hub.add("me/empty", Path(__file__).parents[1] / "support")
+    photo.save(tmp_path / "photo.png")
+    names = ["someone/tiny-lia", "nobody/nothing", "me/private", "me/empty", "a/b/c", "no id!"]
+    models = [(name, f"moved-{index}.png") for index, name in enumerate(names)]
+    result = run_client(MANIPULATE.format(models=models), hub.endpoint, tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["0", "2"]
-    assert (tmp_path / "moved.png").exists() and not (tmp_path / "none.png").exists()
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("leo-diffusers: error:") and "nobody/nothing" in last
-    assert "Traceback" not in result.stderr
+    assert result.stdout.splitlines() == ["Wrote moved-0.png.", "0", *"22222"]
+    assert [path.name for path in tmp_path.glob("moved-*")] == ["moved-0.png"]
+    said = [line for line in result.stderr.splitlines() if line and "pipeline components" not in line]
+    expected = [NOT_THERE.format(name=name) for name in ("nobody/nothing", "me/private")]
+    assert said[:2] == expected and len(said) == 5, result.stderr  # one line each, and nothing beside
+    assert "me/empty on the Hub holds no model (model_index.json): name" in said[2]
+    assert "There is no model in a/b/c: name" in said[3]
+    assert "There is no folder no id!, and no Hub id looks so: name" in said[4]
+
+
+def test_the_owner_of_a_private_model_may_use_it(hub, tmp_path, photo, lia_folder):
+    hub.add("me/private", lia_folder, is_private=True)
+    photo.save(tmp_path / "photo.png")
+    code = MANIPULATE.format(models=[("me/private", "moved.png")])
+    assert hub.run(code, tmp_path, token=TOKEN).splitlines() == ["Wrote moved.png.", "0"]
 
 
 def test_the_command_line_says_so_where_no_hub_answers(tmp_path, photo):
     photo.save(tmp_path / "photo.png")
-    code = """
-from leo_diffusers.cli import main
-words = ["--image", "photo.png", "--direction", "0=1", "--output", "none.png"]
-print(main(["manipulate", "--model", "someone/tiny-lia", *words]))
-"""
+    code = MANIPULATE.format(models=[("someone/tiny-lia", "none.png")])
     result = run_client(code, "http://127.0.0.1:9", tmp_path)  # the discard port: connections are refused
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["2"]
-    assert result.stderr.splitlines()[-1].startswith("leo-diffusers: error:")
-    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines() == [
+        "leo-diffusers: error: There is no folder someone/tiny-lia, and the Hub did not answer (ConnectError): name "
+        "its folder or Hub id by --model."
+    ]

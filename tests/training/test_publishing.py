@@ -1,16 +1,23 @@
+import argparse
 import json
-import re
+import os
 import shlex
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from huggingface_hub import ModelCard
+from loopback_hub import PROXIES, TOKEN, LoopbackHub
+from PIL import Image
 
 from leo_diffusers.command_line import OneLineParser
-from leo_diffusers.training.publishing import command_line, hub_repository, upload_model, write_training_card
+from leo_diffusers.training.publishing import (
+    command_line,
+    describe_clips,
+    describe_stream,
+    hub_repository,
+    upload_model,
+    write_training_card,
+)
 
 
 DEFAULTS = {
@@ -104,6 +111,7 @@ def write_card(tmp_path):
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--num_layers", type=int, default=4)
     parser.add_argument("--hub_model_id")
+    parser.add_argument("--license", default="other")
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.set_defaults(learning_rate=1e-3)
 
@@ -115,6 +123,8 @@ def write_card(tmp_path):
             args,
             title="toy: a model",
             description="It does nothing.",
+            data=describe_clips("clips", [500] * 3, [25.0] * 3),
+            sample="toys",
             measured="Error: 0.5.",
             usage='model = load("{name}")',
             tags=["toys"],
@@ -127,7 +137,9 @@ def write_card(tmp_path):
 def test_a_training_card_says_how_the_model_was_made_and_how_good_it_is(write_card, tmp_path):
     card = write_card("--num_layers", "2")
     assert "toys" in card.data.tags and card.data.license == "other"
-    parts = ["# toy: a model", "It does nothing.", "```bash\naccelerate launch", "```", "Error: 0.5.", "## Use"]
+    parts = ["# toy: a model", "It does nothing.", "```bash\naccelerate launch", "```", "## Data", "## Measured"]
+    parts += ["Error: 0.5.", "## Use"]
+    assert "![" not in card.text  # of a run that has shown and logged nothing yet
     places = [card.text.index(part) for part in parts]
     assert places == sorted(places)
     command = card.text.split("```bash\n")[1].split("```")[0]
@@ -142,85 +154,62 @@ def test_a_training_card_uses_the_name_on_the_hub(write_card):
     assert "--learning_rate 0.0001" in card.text  # the script's own default is another
 
 
+def test_a_training_card_shows_a_sample_curves_and_data(write_card, tmp_path):
+    pytest.importorskip("matplotlib", reason="curves need matplotlib")
+    run = tmp_path / "toy"
+    (run / "validation").mkdir(parents=True)
+    lines = [{"step": step, "loss": 1 / step, "lr": 1e-3} for step in range(1, 251)]
+    (run / "losses.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "validation.jsonl").write_text('{"step": 100, "validation/l1": 0.2}\n{"step": 200, "validation/l1": 0.1}\n')
+    for age, colour in enumerate(("red", "blue")):
+        Image.new("RGB", (4000, 500), colour).save(run / "validation" / f"toys-{200 - 100 * age:07d}.png")
+        os.utime(run / "validation" / f"toys-{200 - 100 * age:07d}.png", (age, age))
+    (run / "validation" / "toys-0000100.mp4").write_bytes(b"a clip")
+    card = write_card("--license", "cc-by-4.0")
+    assert card.data.license == "cc-by-4.0" and "licensed `cc-by-4.0`" in card.text
+    assert "![sample](sample.jpg)" in card.text and "![training curves](curves.png)" in card.text
+    sample = Image.open(tmp_path / "sample.jpg")
+    assert sample.size == (1024, 128) and sample.getpixel((9, 9))[2] > 200  # the newest, not that of the last step
+    assert (tmp_path / "sample.mp4").read_bytes() == b"a clip" and "(sample.mp4)" in card.text
+    assert Image.open(tmp_path / "curves.png").size[0] > 500
+    assert "`clips`: 3 clips, 1,500 frames, 1.0 minutes." in card.text
+
+
+def test_data_are_told_by_name_and_length(training_args, tmp_path):
+    assert (
+        describe_clips(tmp_path / "deep" / "clips", [90_000] * 2, [25, 25])
+        == "`clips`: 2 clips, 180,000 frames, 2.0 hours."
+    )
+    stream = argparse.Namespace(dataset_name="somebody/heads", dataset_split="train", dataset_config_name=None)
+    assert describe_stream(stream, 12) == "`somebody/heads`, split train: streamed from 12 shards."
+    stream = argparse.Namespace(dataset_name=str(tmp_path), dataset_split="test", dataset_config_name="small")
+    assert describe_stream(stream, 1) == f"`{tmp_path.name}`, split test, configuration small: streamed from 1 shards."
+
+
 # --- the Hub ---
 
 
-class Hub(ThreadingHTTPServer):
-    """As much of the Hub as an upload of small files needs, on this machine."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), HubHandler)
-        self.created, self.uploaded, self.tokens = [], set(), set()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class HubHandler(BaseHTTPRequestHandler):
-    def log_message(self, *args) -> None:
-        pass
-
-    def answer(self, content: dict) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def do_GET(self) -> None:
-        self.answer({"id": "somebody/leo", "modelId": "somebody/leo", "sha": "0" * 40, "siblings": [], "tags": []})
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.tokens.add(self.headers["Authorization"])
-        if self.path.endswith("/repos/create"):
-            name = json.loads(body)["name"]
-            self.server.created.append(name)
-            self.answer({"url": f"{self.server.url}/somebody/{name}", "id": f"somebody/{name}"})
-        elif "/preupload/" in self.path:
-            files = [file["path"] for file in json.loads(body)["files"]]
-            self.answer({"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in files]})
-        elif "/commit/" in self.path:
-            lines = [json.loads(line) for line in body.splitlines()]
-            self.server.uploaded |= {line["value"]["path"] for line in lines if line["key"] == "file"}
-            self.answer(
-                {
-                    "commitUrl": f"{self.server.url}/somebody/leo/commit/{'0' * 40}",
-                    "commitOid": "0" * 40,
-                    "success": True,
-                }
-            )
-        else:
-            self.answer({})
-
-
 @pytest.fixture
-def hub(monkeypatch) -> Iterator[Hub]:
-    server = Hub()
-    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+def hub(loopback_hub, monkeypatch) -> LoopbackHub:
+    """The Hub of this process."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", loopback_hub.endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    for name in [*PROXIES, *map(str.upper, PROXIES)]:
         monkeypatch.delenv(name, raising=False)
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    return loopback_hub
 
 
 def test_the_repository_is_created_on_request(hub, training_args, accelerator, tmp_path):
-    assert hub_repository(accelerator, training_args()) is None and hub.created == []
-    args = training_args(push_to_hub=True, hub_token="hf_abc", output_dir=tmp_path / "my-lia")
-    assert hub_repository(accelerator, args) == "somebody/my-lia"
+    assert hub_repository(accelerator, training_args()) is None and not hub.repositories
+    args = training_args(push_to_hub=True, hub_token=TOKEN, output_dir=tmp_path / "my-lia")
+    assert hub_repository(accelerator, args) == "me/my-lia"
     args.hub_model_id = "leo"
-    assert hub_repository(accelerator, args) == "somebody/leo"
-    assert hub.created == ["my-lia", "leo"] and hub.tokens == {"Bearer hf_abc"}
+    assert hub_repository(accelerator, args) == "me/leo"
+    assert list(hub.repositories) == ["me/my-lia", "me/leo"] and hub.tokens == {TOKEN}
 
 
 @pytest.mark.parametrize("logging_dir", ["logs", "logs/", "deep/logs"])
-def test_training_state_logs_and_hidden_files_stay_at_home(hub, training_args, tmp_path, logging_dir):
+def test_training_state_logs_and_hidden_files_stay_at_home(hub, training_args, accelerator, tmp_path, logging_dir):
     folder = tmp_path / "run"
     published = ["README.md", "model_index.json", "animator/config.json", "validation/reconstruction-0000002.png"]
     private = [
@@ -234,7 +223,8 @@ def test_training_state_logs_and_hidden_files_stay_at_home(hub, training_args, t
     for name in published + private:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"content of {name}")
-    args = training_args(output_dir=folder, hub_token="hf_abc", logging_dir=logging_dir)
-    upload_model(args, "somebody/leo")
-    assert set(published) <= hub.uploaded
-    assert not [name for name in hub.uploaded if re.search(r"checkpoint-|(^|/)\.(?!git)|logs/", name)]
+    args = training_args(output_dir=folder, hub_token=TOKEN, logging_dir=logging_dir, push_to_hub=True)
+    upload_model(args, hub_repository(accelerator, args))
+    uploaded = hub.repositories["me/run"].files
+    assert {name: uploaded[name].decode() for name in published} == {n: f"content of {n}" for n in published}
+    assert set(uploaded) - {".gitattributes"} == set(published)
