@@ -12,7 +12,6 @@ import pytest
 import torch
 import transformers
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
-from loopback_hub import LoopbackHub
 from PIL import Image
 
 from leo_diffusers import (
@@ -29,6 +28,7 @@ from leo_diffusers.models.label_network import LabelNetwork
 from leo_diffusers.pipelines.image_editor import load_detector
 from leo_diffusers.pipelines.motion_pipeline import MotionPipeline
 from leo_diffusers.video_io import VideoWriter, to_frame
+from tests.support.loopback_hub import LoopbackHub
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -8,12 +8,12 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
-from loopback_hub import run_client
 from safetensors.torch import load_file
 
 from leo_diffusers import LEOEditPipeline, LEOInfinitePipeline, LEOPipeline, LIAPipeline
 from leo_diffusers.cli import main
 from leo_diffusers.code_export import carried_code, export_code
+from tests.support.loopback_hub import run_client
 
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: connections are refused

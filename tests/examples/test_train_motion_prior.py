@@ -6,12 +6,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from huggingface_hub import ModelCard
-from loopback_hub import TOKEN
 from safetensors.torch import load_file
 
 from leo_diffusers import LIAModel, LIAPipeline, MotionPriorModel, load_components
 from leo_diffusers.data.motion_codes import MotionCodes
 from leo_diffusers.pipelines.denoising import denoise
+from tests.support.loopback_hub import TOKEN
 
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
-from loopback_hub import TOKEN, LoopbackHub, run_client
 
 import leo_diffusers
 from leo_diffusers import LEOPipeline, LIAModel, LIAPipeline, MotionUNet1DModel
+from tests.support.loopback_hub import TOKEN, LoopbackHub, run_client
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from loopback_hub import TOKEN, run_client
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -14,6 +13,7 @@ from leo_diffusers.model_card import write_model_card
 from leo_diffusers.pipelines import pipeline_card
 from leo_diffusers.pipelines.pipeline_card import SAMPLE_COLUMNS, draw_sample
 from leo_diffusers.pipelines.published_pipeline import forget_origins
+from tests.support.loopback_hub import TOKEN, run_client
 
 
 def card_of(folder: Path) -> ModelCard:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from loopback_hub import PROXIES, TOKEN, LoopbackHub
 from PIL import Image
 
 from leo_diffusers.command_line import OneLineParser
@@ -18,6 +17,7 @@ from leo_diffusers.training.publishing import (
     upload_model,
     write_training_card,
 )
+from tests.support.loopback_hub import PROXIES, TOKEN, LoopbackHub
 
 
 DEFAULTS = {
