@@ -122,11 +122,16 @@ def add_command(subparsers: Subparsers, name: str, run: Run, help: str) -> argpa
     return command
 
 
-def add_model_options(command: argparse.ArgumentParser) -> None:
-    r"""Which model runs, and on what."""
+def add_model(command: argparse.ArgumentParser) -> None:
+    r"""Which model."""
     command.add_argument(
         "--model", default=DEMO_MODEL, help="folder or Hub id of a model (default: the embedded model)"
     )
+
+
+def add_model_options(command: argparse.ArgumentParser) -> None:
+    r"""Which model runs, and on what."""
+    add_model(command)
     command.add_argument("--device", default=None, help="cpu, cuda, mps, ... (default: the fastest there is)")
     command.add_argument(
         "--dtype",
@@ -324,6 +329,22 @@ def add_card_options(parser: argparse.ArgumentParser, license: str | None = None
     parser.add_argument("--no-sample", action="store_true", help="write the model card without a picture of a sample")
 
 
+def add_model_to_export(export: argparse.ArgumentParser) -> None:
+    r"""Which model becomes which folder."""
+    add_model(export)
+    export.add_argument("--output", required=True, type=Path, help="folder to write; must be new or empty")
+
+
+def add_weights_dtype(command: argparse.ArgumentParser) -> None:
+    r"""How weights are written."""
+    command.add_argument(
+        "--dtype",
+        choices=commands.DTYPES,
+        default="float32",
+        help="number format of the weights (default: %(default)s)",
+    )
+
+
 def add_export_code(subparsers: Subparsers) -> None:
     r"""A model that needs no package."""
     export = add_command(
@@ -332,19 +353,11 @@ def add_export_code(subparsers: Subparsers) -> None:
         commands.run_export_code,
         "Write a model with its code: diffusers loads it by trust_remote_code=True, without this package.",
     )
-    export.add_argument(
-        "--model", default=DEMO_MODEL, help="folder or Hub id of a model (default: the embedded model)"
-    )
-    export.add_argument("--output", required=True, type=Path, help="folder to write; must be new or empty")
+    add_model_to_export(export)
     export.add_argument(
         "--pipeline", choices=commands.PIPELINES, default=None, help="as what it is loaded (default: the model's own)"
     )
-    export.add_argument(
-        "--dtype",
-        choices=commands.DTYPES,
-        default="float32",
-        help="number format of the weights (default: %(default)s)",
-    )
+    add_weights_dtype(export)
     add_card_options(export)
 
 
@@ -356,10 +369,7 @@ def add_export(subparsers: Subparsers) -> None:
         commands.run_export,
         "Write a model's animator as ONNX: an encoder and a decoder of frames, which run without PyTorch.",
     )
-    export.add_argument(
-        "--model", default=DEMO_MODEL, help="folder or Hub id of a model (default: the embedded model)"
-    )
-    export.add_argument("--output", required=True, type=Path, help="folder to write; must be new or empty")
+    add_model_to_export(export)
     export.add_argument(
         "--batch-size",
         type=int,
@@ -376,12 +386,7 @@ def add_convert(subparsers: Subparsers) -> None:
     )
     convert.add_argument("checkpoint", help="vox.pt, taichi.pt or ted.pt")
     convert.add_argument("output_dir", type=Path, help="folder to write; must be new or empty")
-    convert.add_argument(
-        "--dtype",
-        choices=commands.DTYPES,
-        default="float32",
-        help="number format of the weights (default: %(default)s)",
-    )
+    add_weights_dtype(convert)
 
 
 def add_app(subparsers: Subparsers) -> None:

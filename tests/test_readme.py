@@ -47,7 +47,7 @@ def test_python_runs_from_top_to_bottom(tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", commands())
 def test_commands_are_understood(command):
     words = shlex.split(command.split(" | ")[0], comments=True)[1:]
-    build_parser().parse_args(words)
+    assert build_parser().parse_args(words).command == words[0]
 
 
 def test_there_are_commands():

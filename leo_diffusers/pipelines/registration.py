@@ -15,6 +15,7 @@ BASE_CLASSES = ("ModelMixin", "SchedulerMixin", "DiffusionPipeline")
 
 
 class _WhenImported(importlib.abc.MetaPathFinder):
+    # Python asks every finder for a module's spec: this one hands out the true one once, with the action behind it.
     def __init__(self, name: str, action: Callable[[ModuleType], None]):
         self.name, self.action = name, action
 
