@@ -32,7 +32,12 @@ from leo_diffusers.data.motion_codes import MotionCodes
 from leo_diffusers.data.video_clips import VideoClip, find_clips
 from leo_diffusers.evaluation.arguments import add_reader_arguments, build_readers
 from leo_diffusers.evaluation.cross import evaluate_cross
-from leo_diffusers.evaluation.generation import evaluate_generation, generation_settings, smaller
+from leo_diffusers.evaluation.generation import (
+    evaluate_generation,
+    generation_settings,
+    real_settings,
+    smaller,
+)
 from leo_diffusers.evaluation.paper_tables import METRICS, MeasuredRow, PaperRow, markdown_table, paper_rows
 from leo_diffusers.evaluation.parts import EvaluationParts, write_bytes, write_json
 from leo_diffusers.evaluation.plots import plot_curves, plot_trajectories
@@ -198,7 +203,7 @@ def find_test_clips(args: argparse.Namespace, accelerator: Accelerator) -> list[
         raise ValueError(f"--num_videos must be at least 1, got {args.num_videos}.")
     # The main process looks at the clips; the others read what it found.
     with accelerator.main_process_first():
-        clips, _ = find_clips(args.test_data_dir, split="test", cache=args.output_dir / ".clips.json")
+        clips, _ = find_clips(args.test_data_dir, split="test", cache=args.shared_dir / ".clips.json")
     return clips[: args.num_videos]
 
 
@@ -257,7 +262,10 @@ def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Re
     )
     protocol = smaller(protocol, num_clips, repeats)
     parts = keep_parts(args, accelerator, **generation_settings(pipeline, readers, protocol, settings))
-    results = evaluate_generation(pipeline, clips, readers, parts, protocol, settings)
+    frame_size = pipeline.animator.config.frame_size
+    real = real_settings(frame_size, readers, protocol, settings)
+    real_parts = EvaluationParts(args.shared_dir / f"real-{frame_size}", real, accelerator)
+    results = evaluate_generation(pipeline, clips, readers, real_parts, parts, protocol, settings)
     names = [name for name in ("fvd", "kvd", "acd") if name in results]
     deviations = {name: results[name]["std"] for name in names if protocol.repeats > 1}
     # So that a trial with few clips or a network of random weights is not taken for a number of the papers.
@@ -415,6 +423,7 @@ def main(args: argparse.Namespace) -> None:
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)])
     check_processes(accelerator)
     args.output_dir.mkdir(parents=True, exist_ok=True)
+    args.shared_dir = args.output_dir  # of all models of an ablation
     if args.task == "ablation":
         report = measure_variants(args, accelerator)
     else:

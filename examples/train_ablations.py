@@ -59,6 +59,7 @@ ANIMATORS = {
 }
 # LEO, Tables 4 and 5: the networks of motion
 CONDITIONS = {"lmc": "start", "no-lmc": "none"}
+READ = "--label_network {judge}"
 LENGTHS = {16: 1, 128: 8, 512: 32}  # frames of a video, and from one that is compared to the next: always 16 are
 
 DATA = (
@@ -124,20 +125,23 @@ def variants(names: dict[str, str], seeds: tuple[int, ...] = SEEDS) -> str:
     return " ".join(f"--variant '{title}' {folders}" for title, folders in models.items())
 
 
-def evaluation_stages() -> list[Stage]:
-    r"""The tables."""
+def animator_table() -> Stage:
+    r"""The table of animators."""
+    titles = {f"animator-{name}": title for name, (title, _) in ANIMATORS.items()}
+    return Stage(
+        "table-animators",
+        "evaluate.py",
+        f"ablation reconstruction --test_data_dir {{test}} --num_frames 64 {READ} {variants(titles)}",
+        smoke="--num_videos 2",
+    )
+
+
+def motion_tables() -> list[Stage]:
+    r"""The tables of the networks of motion."""
     networks = tuple(stage.output for stage in motion_stages())
-    read = "--label_network {judge}"
-    drawn = f"--protocol stylegan_v --features random_i3d {read}"
+    drawn = f"--protocol stylegan_v --features random_i3d {READ}"
     smoke = "--num_clips 3 --num_inference_steps 2"
     stages = [
-        Stage(
-            "table-animators",
-            "evaluate.py",
-            "ablation reconstruction --test_data_dir {test} --num_frames 64 "
-            f"{read} {variants({f'animator-{name}': title for name, (title, _) in ANIMATORS.items()})}",
-            smoke="--num_videos 2",
-        ),
         Stage(
             "table-lmc",
             "evaluate.py",
@@ -146,10 +150,16 @@ def evaluation_stages() -> list[Stage]:
             smoke=smoke,
             needs=networks,
         ),
+        # Of the test's clips no two show the same motion, as of the training's.
+        Stage(
+            "test-codes",
+            "extract_motion_codes.py",
+            "--pretrained_model_name_or_path {animator-20-0} --train_data_dir {test} --batch_size 32",
+        ),
         Stage(
             "table-repetition",
             "evaluate.py",
-            "ablation repetition --motion_codes_dir {codes} " + variants({"model-lmc": "LEO"}),
+            f"ablation repetition --motion_codes_dir {{test-codes}} --num_videos 100 {variants({'model-lmc': 'LEO'})}",
             smoke="--num_videos 2 --num_frames 96 --num_inference_steps 2",
             needs=networks,
         ),
@@ -169,6 +179,11 @@ def evaluation_stages() -> list[Stage]:
     return stages
 
 
+def all_stages() -> tuple[Stage, ...]:
+    r"""Motion first, whose networks are assembled for its tables before the other animators are trained."""
+    return (*DATA, *motion_stages(), *motion_tables(), *animator_stages(), animator_table())
+
+
 def assemble(output_dir: Path) -> None:
     r"""A model of each motion network, with the other networks of its seed."""
     for seed in SEEDS:
@@ -182,13 +197,11 @@ def main(args: argparse.Namespace) -> None:
     if args.num_parallel < 1:
         raise ValueError(f"--num_parallel must be at least 1, got {args.num_parallel}.")
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    training = [*DATA, *motion_stages(), *animator_stages()]  # as ready: what takes longest in one piece begins first
-    tables = evaluation_stages()
-    recipe = Recipe((*training, *tables), EXAMPLES, args.output_dir, smoke=args.smoke)
-    recipe.run({stage.output for stage in training}, args.num_parallel)
+    recipe = Recipe(all_stages(), EXAMPLES, args.output_dir, smoke=args.smoke)
+    recipe.run({"animator-20-0", *(stage.output for stage in (*DATA, *motion_stages()))}, args.num_parallel)
     assemble(args.output_dir)
     recipe.run(num_parallel=args.num_parallel)
-    for stage in tables:
+    for stage in (stage for stage in recipe.stages if stage.output.startswith("table-")):
         print(f"\n{stage.output}\n\n{(args.output_dir / stage.output / 'table.md').read_text()}")
     minutes = sum(record["minutes"] for record in recipe.records.values())
     print(f"All of it took {minutes / 60:.1f} hours of stages, {args.num_parallel} side by side.")

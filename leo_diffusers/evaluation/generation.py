@@ -140,10 +140,24 @@ def generation_settings(
     }
 
 
+def real_settings(
+    frame_size: int, readers: Readers, protocol: Protocol, settings: GenerationSettings
+) -> dict[str, object]:
+    r"""All that is measured of real clips depends on, for [`EvaluationParts`]: any models may share them."""
+    return {
+        "protocol": asdict(protocol),
+        "num_frames": settings.num_frames,
+        "frame_stride": settings.frame_stride,
+        "frame_size": frame_size,
+        "readers": readers.describe(),
+    }
+
+
 def evaluate_generation(
     pipeline: MotionPipeline,
     clips: Sequence[VideoClip],
     readers: Readers,
+    real_parts: EvaluationParts,
     parts: EvaluationParts,
     protocol: Protocol,
     settings: GenerationSettings,
@@ -156,7 +170,8 @@ def evaluate_generation(
         pipeline ([`MotionPipeline`]): The model.
         clips (`Sequence[VideoClip]`): Real videos.
         readers ([`Readers`]): The networks.
-        parts ([`EvaluationParts`]): Keeps what is measured of each video.
+        real_parts ([`EvaluationParts`]): Keeps what is measured of each real clip, by [`real_settings`].
+        parts ([`EvaluationParts`]): Keeps what is measured of each generated video.
         protocol ([`Protocol`]): Which clips, how many, and how often; [`smaller`] for fewer than published numbers.
         settings ([`GenerationSettings`]): The videos.
 
@@ -193,11 +208,11 @@ def evaluate_generation(
         frames = from_8bit(quantize(frames, protocol.rounding))
         return measure_frames(frames, readers) | ({"shown": thumbnails_of(frames)} if number < NUM_SHOWN else {})
 
-    real_parts, real_left_out = parts.measure(names["real"], measure_real, "Real clips")
-    fake_parts, fake_left_out = parts.measure(names["fake"], measure_fake, "Generated videos")
+    found_real, real_left_out = real_parts.measure(names["real"], measure_real, "Real clips")
+    found_fake, fake_left_out = parts.measure(names["fake"], measure_fake, "Generated videos")
     if parts.accelerator.is_main_process:
-        sheet_of_parts(fake_parts, parts.folder.with_name("generated.png"))
-    sides = [(select(real_parts, trial.real), select(fake_parts, trial.fake)) for trial in trials]
+        sheet_of_parts(found_fake, parts.folder.with_name("generated.png"))
+    sides = [(select(found_real, trial.real), select(found_fake, trial.fake)) for trial in trials]
     num_real, num_fake = (min(map(len, of_trials)) for of_trials in zip(*sides))
     left_out = {**real_left_out, **fake_left_out}
     if min(num_real, num_fake) < 2:

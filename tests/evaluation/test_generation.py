@@ -17,6 +17,7 @@ from leo_diffusers.evaluation.generation import (
     evaluate_generation,
     generation_settings,
     plan_trials,
+    real_settings,
     smaller,
     trial_numbers,
 )
@@ -75,7 +76,9 @@ def evaluate(videos, folder, protocol=PROTOCOL, settings=SETTINGS, readers=READE
     pipeline = pipeline or build_full_pipeline(LEOInfinitePipeline)
     described = generation_settings(pipeline, readers, protocol, settings)
     parts = EvaluationParts(folder, described, accelerator)
-    result = evaluate_generation(pipeline, find_clips(videos)[0], readers, parts, protocol, settings)
+    real = real_settings(pipeline.animator.config.frame_size, readers, protocol, settings)
+    real_parts = EvaluationParts(folder / "real", real, accelerator)
+    result = evaluate_generation(pipeline, find_clips(videos)[0], readers, real_parts, parts, protocol, settings)
     return {**result, "rank": accelerator.process_index}
 
 
@@ -155,8 +158,8 @@ def test_what_cannot_be_read_is_left_out_and_named(videos, tmp_path):
     clips[1] = replace(clips[1], path=tmp_path / "gone")
     pipeline = build_full_pipeline()
     settings = replace(SETTINGS, conditional=False)
-    parts = EvaluationParts(tmp_path / "out", {}, Accelerator(cpu=True))
-    result = evaluate_generation(pipeline, clips, READERS, parts, smaller(STYLEGAN_V, 3, 1), settings)
+    parts = [EvaluationParts(tmp_path / name, {}, Accelerator(cpu=True)) for name in ("real", "fake")]
+    result = evaluate_generation(pipeline, clips, READERS, *parts, smaller(STYLEGAN_V, 3, 1), settings)
     assert result["num_real"] == 2 and result["num_fake"] == 3
     ((name, reason),) = result["left_out"].items()
     assert name.startswith("real/person#1/") and "There is no video" in reason

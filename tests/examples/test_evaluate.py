@@ -111,6 +111,22 @@ def test_frechet_distances_of_a_random_network_are_measured(run_example, full_fo
     assert results["fvd"]["mean"] > 0 and results["readers"]["clip"]["weights"] == "random:0"
 
 
+def test_variants_share_what_is_measured_of_real_clips(
+    run_example, full_folder, labelled_folder, network_folder, tmp_path
+):
+    options = ["--test_data_dir", labelled_folder, "--label_network", network_folder, *DRAWN]
+    variants = ["--variant", "a model", full_folder, full_folder]
+    run_example("evaluate.py", "ablation", "generation", *variants, *options, "--output_dir", tmp_path)
+    runs = read_json(tmp_path / "results.json")["variants"]["a model"]
+    assert runs[0]["acd"] == runs[1]["acd"] and runs[0]["acd_real"] == runs[1]["acd_real"]
+    parts = {path.relative_to(tmp_path).parts[0]: path.name for path in tmp_path.rglob("parts/*.safetensors")}
+    assert {name: part[:4] for name, part in parts.items()} == {
+        "real-32": "real",
+        "variant-0-0": "fake",
+        "variant-0-1": "fake",
+    }
+
+
 @pytest.fixture(scope="module")
 def real_codes(full_folder, tmp_path_factory) -> Path:
     """Random walks as codes of real clips, by the model's animator."""

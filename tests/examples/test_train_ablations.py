@@ -17,9 +17,8 @@ def script(name: str) -> dict:
     return runpy.run_path(str(EXAMPLES / name))
 
 
-def ablation_stages() -> list[Stage]:
-    ours = script("train_ablations.py")
-    return [*ours["DATA"], *ours["animator_stages"](), *ours["motion_stages"](), *ours["evaluation_stages"]()]
+def ablation_stages() -> tuple[Stage, ...]:
+    return script("train_ablations.py")["all_stages"]()
 
 
 def demo_model_stages() -> list[Stage]:
@@ -54,7 +53,7 @@ def test_every_table_compares_three_seeds():
 @pytest.mark.slow
 def test_all_of_it_goes_through(run_example, tmp_path):
     said = run_example("train_ablations.py", "--smoke", "--num_parallel", 2, "--output_dir", tmp_path / "ablations")
-    for words in ("20 directions, free basis", "no dictionary", "without LMC", "with transitions", "512 frames"):
+    for words in ("20 directions, free basis", "40 directions", "without LMC", "with transitions", "512 frames"):
         assert words in said
     assert (tmp_path / "ablations" / "table-animators" / "l1.png").is_file()
 
