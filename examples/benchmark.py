@@ -2,7 +2,7 @@
 """
 Speed of the animator and of the motion diffusion, as ratios measured in one run on one machine.
 
-    python examples/benchmark.py --output benchmark.json
+    python examples/benchmark.py --onnx --page --output benchmark.json
 
 Random weights of the released architecture. "Naive" does what LIA's public demo does: it encodes source and driving
 frame again for every output frame and convolves with one weight per sample. "Matrix product" is the time that this
@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import platform
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from diffusers import DDIMScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
 from leo_diffusers import LEOInfinitePipeline, LIAModel, LIAPipeline, MotionUNet1DModel
+from leo_diffusers.app import AppSettings
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.evaluation.speed import name_device, seconds
+from leo_diffusers.onnx_export import check_packages, export_onnx
 
 
 MATRIX_SIZE = 4096  # large enough for the machine's best rate
@@ -196,6 +199,50 @@ def measure_motion(
     return results
 
 
+def measure_onnx(animator: LIAModel, render_seconds: float, args: argparse.Namespace) -> dict[str, float]:
+    r"""Seconds per frame of rendering given codes by onnxruntime on the CPU, in groups as large as PyTorch's."""
+    import onnxruntime
+
+    pipeline, options = LIAPipeline(animator), onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    size, num_frames = animator.config.frame_size, args.num_frames
+    frames = torch.rand(num_frames, 3, size, size) * 2 - 1
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(pipeline, folder)
+        encoder, decoder = (
+            onnxruntime.InferenceSession(Path(folder, f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
+            for name in ("encoder", "decoder")
+        )
+        outputs = encoder.run(None, {"frame": frames[:1].numpy()})
+        source = {output.name: value for output, value in zip(encoder.get_outputs(), outputs)}
+        parts = [part.numpy() for part in animator.encode_motion(frames).split(pipeline.chunk_size(None))]
+
+        def render() -> None:
+            for part in parts:
+                decoder.run(None, source | {"motion_code": part})
+
+        onnx_seconds = seconds(render, torch.device("cpu"), args.repeats) / num_frames
+    return {"render_seconds_per_frame": onnx_seconds, "render_speedup_over_pytorch": render_seconds / onnx_seconds}
+
+
+def measure_page(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    r"""What visitors of the page wait for, with the embedded model; their browsers' part comes on top."""
+    from leo_diffusers.app.studio import Studio
+
+    studio = Studio(AppSettings(device=str(device)))
+    photo = torch.rand(3, studio.frame_size, studio.frame_size) * 2 - 1
+    source, still = studio.encode(photo), [0.0] * studio.lia.animator.config.motion_dim
+
+    def first_frame(image: torch.Tensor | None) -> None:
+        next(studio.infinite.stream(image, output_type="pt"))
+
+    return {
+        "seconds_to_the_preview_of_a_slider": seconds(lambda: studio.preview(source, still), device, args.repeats),
+        "seconds_to_an_endless_video_of_a_photo": seconds(lambda: first_frame(photo), device, args.repeats),
+        "seconds_to_an_endless_video_from_nothing": seconds(lambda: first_frame(None), device, args.repeats),
+    }
+
+
 def calibrated(animator: LIAModel) -> LIAModel:
     r"""Scales random weights so that flows and frames are of the size that trained networks have."""
     for block in animator.flow_generator.blocks:
@@ -210,6 +257,10 @@ def main(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}.")
     device = torch.device(args.device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    if args.onnx:
+        check_packages()
+        if device.type != "cpu":
+            raise ValueError(f"--onnx compares on the CPU, and --device is {device}: pass --device cpu.")
     torch.manual_seed(0)
     channels = tuple(min(512, 64 * 256 // size) for size in (args.frame_size >> i for i in range(20)) if size >= 4)
     animator = calibrated(LIAModel(frame_size=args.frame_size, block_out_channels=channels)).to(device).eval()
@@ -225,6 +276,10 @@ def main(args: argparse.Namespace) -> None:
     float32["animate_speedup_over_naive"] = float32["naive_seconds_per_frame"] / float32["animate_seconds_per_frame"]
     results["float32"] = float32
     results["motion"] = measure_motion(animator, float32["render_seconds_per_frame"], args, device)
+    if args.onnx:
+        results["onnx"] = measure_onnx(animator, float32["render_seconds_per_frame"], args)
+    if args.page:
+        results["page"] = measure_page(args, device)
     if args.compile:
         animator.decode = torch.compile(animator.decode)
         results["float32 compiled"] = measure_animator(animator, torch.float32, args, device)
@@ -264,6 +319,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="beside float32 (default: %(default)s)",
     )
     add("--compile", action="store_true", help="also measure torch.compile")
+    add("--onnx", action="store_true", help="also measure onnxruntime, on the CPU")
+    add("--page", action="store_true", help="also measure what visitors of the page wait for")
     add("--output", type=Path, default=None, help="JSON file to write")
     return parser
 

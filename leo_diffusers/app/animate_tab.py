@@ -7,7 +7,8 @@ import torch
 
 from .. import video_io
 from .components import PageParts, result_video, start_and_stop, transfer_fields, transfer_options
-from .inputs import open_video, read_photo
+from .crops import crop_field, crop_photo, paste_field, video_square
+from .inputs import open_video
 from .sessions import Job
 
 
@@ -30,39 +31,49 @@ def animate_tab(parts: PageParts) -> None:
     )
     with gr.Accordion("Settings", open=False, elem_id="animate-settings"), gr.Row():
         fields = transfer_fields("auto").components()
+        crop, paste = crop_field("animate"), paste_field("animate", "photo")
 
-    def animate(job: Job, photo: str | None, driving: str | None, *transfer: object) -> list[object]:
-        path, beside_path = animate_photo(parts, job, photo, driving, transfer_options(*transfer))
+    def animate(
+        job: Job, photo: str | None, driving: str | None, crop: str, paste_back: bool, *transfer: object
+    ) -> list[object]:
+        path, beside_path = animate_photo(parts, job, photo, driving, crop, paste_back, transfer_options(*transfer))
         return [path, gr.Video(beside_path, visible=True)]
 
-    parts.connect("animate", start, stop, animate, [photo, driving, *fields], [result, comparison])
+    parts.connect("animate", start, stop, animate, [photo, driving, crop, paste, *fields], [result, comparison])
 
 
 def animate_photo(
-    parts: PageParts, job: Job, photo: str | None, driving: str | None, transfer: dict[str, object]
+    parts: PageParts,
+    job: Job,
+    photo: str | None,
+    driving: str | None,
+    crop: str,
+    paste_back: bool,
+    transfer: dict[str, object],
 ) -> tuple[str, str]:
     r"""Writes the animated photo, and a video of driving video, photo and result beside each other."""
-    source = read_photo(photo)
-    video = open_video(driving, parts.settings.max_video_seconds)
     frame_size = parts.studio.frame_size
-    still = video_io.to_frame(source, frame_size)
+    source = crop_photo(photo, crop, frame_size)
+    video = open_video(driving, parts.settings.max_video_seconds)
+    cropped = video_io.VideoReader(driving, frame_size, square=video_square(video, crop))
     writing = {"frames_per_second": video.frames_per_second, "audio_from": driving}
     frames = parts.studio.lia.stream(
-        source, read_driving(job, driving, frame_size, len(video)), decode_chunk_size=4, output_type="pt", **transfer
+        source.frame, read_driving(job, cropped, len(video)), decode_chunk_size=4, output_type="pt", **transfer
     )
     beside_path = job.session.new_file("comparison", ".mp4")
     with video_io.VideoWriter(beside_path, **writing) as beside:
 
         def animated() -> Iterator[torch.Tensor]:
-            for driving_frame, frame in zip(video_io.VideoReader(driving, frame_size), frames):
-                beside.write(torch.cat([driving_frame, still, frame * 2 - 1], dim=-1))
+            for driving_frame, frame in zip(cropped, frames):
+                beside.write(torch.cat([driving_frame, source.frame, frame * 2 - 1], dim=-1))
                 yield frame * 2 - 1
 
-        return parts.render(job, animated(), len(video), "animated", **writing), str(beside_path)
+        shown = source.paste(animated()) if paste_back else animated()
+        return parts.render(job, shown, len(video), "animated", **writing), str(beside_path)
 
 
-def read_driving(job: Job, path: str, frame_size: int, num_frames: int) -> Iterator[torch.Tensor]:
+def read_driving(job: Job, video: video_io.VideoReader, num_frames: int) -> Iterator[torch.Tensor]:
     r"""The frames of a driving video. They are all read before the first is rendered, where the pose is looked for."""
-    for index, frame in enumerate(video_io.VideoReader(path, frame_size), start=1):
+    for index, frame in enumerate(video, start=1):
         job.report("Reading the video", index, num_frames, "frames")
         yield frame

@@ -4,6 +4,7 @@ import gradio as gr
 import PIL.Image
 
 from .. import video_io
+from ..pipelines.cropping import Background
 from .components import (
     HEIGHT,
     PageParts,
@@ -14,6 +15,7 @@ from .components import (
     transfer_fields,
     transfer_options,
 )
+from .crops import crop_field, paste_field, video_square
 from .inputs import open_video
 from .sessions import Job
 
@@ -61,24 +63,35 @@ def edit_tab(parts: PageParts) -> None:
         seed = seed_field("edit-seed")
     with gr.Accordion("Settings", open=False), gr.Row():
         fields = transfer_fields("first").components()
+        crop, paste = crop_field("edit"), paste_field("edit", "video")
     if samples is not None:
         pairs = [[clip, frame] for clip, frame in zip(samples.videos, samples.edited_frames)]
         gr.Examples(pairs, [video, edited], label="Examples", elem_id="edit-examples")
 
-    def show_first(request: gr.Request, video: str | None) -> PIL.Image.Image:
+    def show_first(request: gr.Request, video: str | None, crop: str) -> PIL.Image.Image:
         with parts.sessions.job(request, "first frame"):
-            open_video(video, parts.settings.max_video_seconds)
-            frame = next(iter(video_io.VideoReader(video, parts.studio.frame_size, num_frames=1)))
+            square = video_square(open_video(video, parts.settings.max_video_seconds), crop)
+            frame = next(iter(video_io.VideoReader(video, parts.studio.frame_size, num_frames=1, square=square)))
             return video_io.to_pil(frame).resize((CANVAS, CANVAS), PIL.Image.Resampling.BICUBIC)
 
-    first.click(show_first, video, edited, concurrency_limit=None, api_visibility="private")
+    first.click(show_first, [video, crop], edited, concurrency_limit=None, api_visibility="private")
 
     def edit(
-        job: Job, video: str | None, edited: dict | None, prompt: str, strength: float, seed: int, *transfer: object
+        job: Job,
+        video: str | None,
+        edited: dict | None,
+        prompt: str,
+        strength: float,
+        seed: int,
+        crop: str,
+        paste_back: bool,
+        *transfer: object,
     ) -> str:
-        return edit_video(parts, job, video, edited, (prompt, strength, seed), transfer_options(*transfer))
+        wish, options = (prompt, strength, seed), transfer_options(*transfer)
+        return edit_video(parts, job, video, edited, wish, crop, paste_back, options)
 
-    parts.connect("edit", start, stop, edit, [video, edited, prompt, strength, seed, *fields], [result])
+    inputs = [video, edited, prompt, strength, seed, crop, paste, *fields]
+    parts.connect("edit", start, stop, edit, inputs, [result])
 
 
 def edit_video(
@@ -87,6 +100,8 @@ def edit_video(
     path: str | None,
     edited: dict[str, object] | None,
     wish: tuple[str, float, int],
+    crop: str,
+    paste_back: bool,
     transfer: dict[str, object],
 ) -> str:
     r"""Writes the edited video: by the painted frame, or else by a wish of prompt, strength and seed."""
@@ -103,6 +118,11 @@ def edit_video(
         job.report("Editing the first frame", 0, len(video), "frames")
     else:
         raise ValueError("There is no edited frame yet: press First frame and paint on it, or upload one.")
-    frames = pipeline.stream(path, decode_chunk_size=4, output_type="pt", **how, **transfer)
+    square = video_square(video, crop)
+    cropped = video_io.VideoReader(path, square=square)
+    stream = pipeline.stream(cropped, decode_chunk_size=4, output_type="pt", **how, **transfer)
+    frames = (frame * 2 - 1 for frame in stream)
+    if paste_back:
+        frames = Background(iter(video_io.VideoReader(path)), square).paste(frames)
     writing = {"frames_per_second": video.frames_per_second, "audio_from": path}
-    return parts.render(job, (frame * 2 - 1 for frame in frames), len(video), "edited", **writing)
+    return parts.render(job, frames, len(video), "edited", **writing)

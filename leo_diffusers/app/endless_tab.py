@@ -20,7 +20,7 @@ from .components import (
     seed_field,
     start_and_stop,
 )
-from .inputs import read_photo
+from .crops import crop_field, crop_photo
 from .live_video import encode_piece, live_video
 from .sessions import Job
 
@@ -52,6 +52,8 @@ def endless_tab(parts: PageParts) -> None:
                 value="diffusion" if has_transitions else "none",
                 label="Motion",
             )
+            with gr.Accordion("Crop", open=False):
+                crop = crop_field("endless")
         with gr.Column():
             live = live_video("Live", HEIGHT, elem_id="endless-live")
             finished = result_video("Finished video", visible=False, elem_id="endless-finished")
@@ -75,7 +77,7 @@ def endless_tab(parts: PageParts) -> None:
         return show_finished(results[0], "Stopped.") if results else [gr.skip(), gr.skip(), "Stopped."]
 
     running = start.click(
-        run, [photo, seed, seconds, transition], outputs, show_progress_on=status, api_visibility="private"
+        run, [photo, seed, seconds, transition, crop], outputs, show_progress_on=status, api_visibility="private"
     )
     stop.click(end, None, outputs, cancels=[running], **AT_ONCE)
 
@@ -86,10 +88,11 @@ def show_finished(path: Path, message: str) -> list[object]:
 
 
 def go_on(
-    parts: PageParts, job: Job, photo: str | None, seed: int, seconds: float, transition: str
+    parts: PageParts, job: Job, photo: str | None, seed: int, seconds: float, transition: str, crop: str
 ) -> Iterator[list[object]]:
     r"""Yields the outputs of the tab: piece after piece, then the finished video, even where it is stopped."""
-    image = read_photo(photo) if photo is not None or not parts.studio.makes_people else None
+    needs_photo = photo is not None or not parts.studio.makes_people
+    image = crop_photo(photo, crop, parts.studio.frame_size).frame if needs_photo else None
     num_frames = round(seconds * FRAMES_PER_SECOND)
     yield [gr.Video(None, visible=True), gr.Video(visible=False), "Drawing the first frame ..."]
     frames = parts.studio.infinite.stream(

@@ -6,8 +6,8 @@ import PIL.Image
 from .. import video_io
 from ..models.lia import LIASource
 from .components import FRAMES_PER_SECOND, HEIGHT, PageParts, result_video, start_and_stop
+from .crops import crop_field, crop_photo
 from .generate_tab import generate_videos
-from .inputs import read_photo
 from .sessions import Job, Session
 
 
@@ -22,6 +22,8 @@ def explore_tab(parts: PageParts, tab: gr.Tab) -> None:
         with gr.Column():
             photo = parts.photo("Photo", value=parts.samples and parts.samples.photos[0], elem_id="explore-photo")
             parts.examples(parts.samples and parts.samples.photos, photo)
+            with gr.Accordion("Crop", open=False):
+                crop = crop_field("explore")
         with gr.Column(elem_id="explore-preview-column"):
             preview = gr.Image(
                 label="Preview",
@@ -40,20 +42,20 @@ def explore_tab(parts: PageParts, tab: gr.Tab) -> None:
         sliders = [direction_slider(index, reach) for index, reach in enumerate(reaches)]
     if parts.studio.leo is not None:
         with gr.Accordion("One photo, two seeds", open=False, elem_id="explore-seeds"):
-            two_seeds(parts, photo)
+            two_seeds(parts, photo, crop)
 
-    def show(request: gr.Request, path: str | None, *amounts: float) -> PIL.Image.Image | None:
+    def show(request: gr.Request, path: str | None, crop: str, *amounts: float) -> PIL.Image.Image | None:
         if path is None:
             return None
         with parts.sessions.job(request, "preview") as job:
-            frame = parts.studio.preview(encoded(parts, job.session, path), list(amounts))
+            frame = parts.studio.preview(encoded(parts, job.session, path, crop), list(amounts))
             file = job.session.new_file("preview", ".png")
             video_io.write_image(file, frame)
             return str(file)
 
-    def render_walk(job: Job, path: str | None, seconds: float, *amounts: float) -> str:
+    def render_walk(job: Job, path: str | None, crop: str, seconds: float, *amounts: float) -> str:
         num_frames = 2 * round(seconds * FRAMES_PER_SECOND / 2)
-        frames = parts.studio.walk(encoded(parts, job.session, path), list(amounts), num_frames)
+        frames = parts.studio.walk(encoded(parts, job.session, path, crop), list(amounts), num_frames)
         return parts.render(job, frames, num_frames, "walk", frames_per_second=FRAMES_PER_SECOND)
 
     quick = {
@@ -62,12 +64,12 @@ def explore_tab(parts: PageParts, tab: gr.Tab) -> None:
         "trigger_mode": "always_last",
         "show_progress": "hidden",
     }
-    triggers = [slider.input for slider in sliders] + [photo.change, tab.select]
-    gr.on(triggers, show, [photo, *sliders], preview, api_visibility="private", **quick)
+    triggers = [slider.input for slider in sliders] + [photo.change, crop.change, tab.select]
+    gr.on(triggers, show, [photo, crop, *sliders], preview, api_visibility="private", **quick)
     reset.click(
         lambda: [0] * len(sliders), None, sliders, queue=False, show_progress="hidden", api_visibility="private"
-    ).then(show, [photo, *sliders], preview, api_visibility="private", **quick)
-    parts.connect("explore", start, stop, render_walk, [photo, seconds, *sliders], [walk])
+    ).then(show, [photo, crop, *sliders], preview, api_visibility="private", **quick)
+    parts.connect("explore", start, stop, render_walk, [photo, crop, seconds, *sliders], [walk])
 
 
 def direction_slider(index: int, reach: float) -> gr.Slider:
@@ -84,14 +86,15 @@ def direction_slider(index: int, reach: float) -> gr.Slider:
     )
 
 
-def encoded(parts: PageParts, session: Session, path: str | None) -> LIASource:
-    r"""The photo of a session, which is encoded when it is new."""
-    if session.encoded is None or session.encoded[0] != path:
-        session.encoded = (path, parts.studio.encode(read_photo(path)))
+def encoded(parts: PageParts, session: Session, path: str | None, crop: str) -> LIASource:
+    r"""The photo of a session, which is encoded when it is new, or cropped anew."""
+    if session.encoded is None or session.encoded[0] != (path, crop):
+        photo = crop_photo(path, crop, parts.studio.frame_size)
+        session.encoded = ((path, crop), parts.studio.encode(photo.frame))
     return session.encoded[1]
 
 
-def two_seeds(parts: PageParts, photo: gr.Image) -> None:
+def two_seeds(parts: PageParts, photo: gr.Image, crop: gr.Radio) -> None:
     r"""Two videos of the photo above beside each other."""
     gr.Markdown("The photo above, moved twice: each seed draws a motion of its own.")
     with gr.Row():
@@ -107,7 +110,9 @@ def two_seeds(parts: PageParts, photo: gr.Image) -> None:
     with gr.Row():
         results = [result_video(f"Seed {name}", elem_id=f"seeds-result-{name}") for name in "AB"]
 
-    def compare(job: Job, path: str | None, first: int, second: int, seconds: float, steps: int) -> list[str]:
-        return generate_videos(parts, job, path, [first, second], seconds, steps)
+    def compare(
+        job: Job, path: str | None, crop: str, first: int, second: int, seconds: float, steps: int
+    ) -> list[str]:
+        return generate_videos(parts, job, path, [first, second], seconds, steps, crop)
 
-    parts.connect("two seeds", start, stop, compare, [photo, *seeds, seconds, steps], results)
+    parts.connect("two seeds", start, stop, compare, [photo, crop, *seeds, seconds, steps], results)

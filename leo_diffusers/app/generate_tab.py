@@ -10,7 +10,7 @@ from .components import (
     seed_field,
     start_and_stop,
 )
-from .inputs import read_photo
+from .crops import crop_field, crop_photo, paste_field
 from .sessions import Job
 
 
@@ -46,24 +46,36 @@ def generate_tab(parts: PageParts) -> None:
                 info="Fewer are faster, and coarser.",
                 elem_id="generate-steps",
             )
+            with gr.Accordion("Crop", open=False, elem_id="generate-settings"):
+                crop, paste = crop_field("generate"), paste_field("generate", "photo")
         with gr.Column():
             result = result_video("Result", elem_id="generate-result")
             start, stop = start_and_stop("Generate", "generate")
 
-    def generate(job: Job, photo: str | None, seed: int, seconds: float, steps: int) -> str:
-        return generate_videos(parts, job, photo, [seed], seconds, steps)[0]
+    def generate(
+        job: Job, photo: str | None, seed: int, seconds: float, steps: int, crop: str, paste_back: bool
+    ) -> str:
+        return generate_videos(parts, job, photo, [seed], seconds, steps, crop, paste_back)[0]
 
-    parts.connect("generate", start, stop, generate, [photo, seed, seconds, steps], [result])
+    parts.connect("generate", start, stop, generate, [photo, seed, seconds, steps, crop, paste], [result])
 
 
 def generate_videos(
-    parts: PageParts, job: Job, photo: str | None, seeds: list[int], seconds: float, steps: int
+    parts: PageParts,
+    job: Job,
+    photo: str | None,
+    seeds: list[int],
+    seconds: float,
+    steps: int,
+    crop: str,
+    paste_back: bool = False,
 ) -> list[str]:
     r"""Writes one video for each seed, at once; the same that `leo-diffusers generate --seed` writes."""
-    image = read_photo(photo) if photo is not None or not parts.studio.makes_people else None
+    needs_photo = photo is not None or not parts.studio.makes_people
+    source = crop_photo(photo, crop, parts.studio.frame_size) if needs_photo else None
     num_frames = round(seconds * FRAMES_PER_SECOND)
     output = parts.studio.watched(num_frames * len(seeds), job.report)(
-        image,
+        source and source.frame,
         num_frames=num_frames,
         num_inference_steps=steps,
         num_videos_per_prompt=len(seeds),
@@ -71,7 +83,7 @@ def generate_videos(
         decode_chunk_size=4,
         output_type="pt",
     )
-    return [
-        parts.render(job, clip * 2 - 1, num_frames, "generated", frames_per_second=FRAMES_PER_SECOND)
-        for clip in output.frames
-    ]
+    clips = [clip * 2 - 1 for clip in output.frames]
+    if paste_back and source is not None:
+        clips = [source.paste(clip) for clip in clips]
+    return [parts.render(job, clip, num_frames, "generated", frames_per_second=FRAMES_PER_SECOND) for clip in clips]

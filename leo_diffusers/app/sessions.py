@@ -64,7 +64,7 @@ class Session:
         self.name = secrets.token_hex(4)
         self.jobs: set[Job] = set()
         self.uploads: set[Path] = set()
-        self.encoded: tuple[str, LIASource] | None = None  # the last photo of Explore, and its path
+        self.encoded: tuple[tuple[str, str], LIASource] | None = None  # the last photo of Explore: path, crop
         self.num_files = 0
         self.is_closed = False
 

@@ -14,6 +14,15 @@ import pytest
 
 START_SECONDS = 600  # torch, the model and the samples, on a busy machine
 ACTION_SECONDS = 120
+NOTE_MESSAGES = """
+    window.messages = [];
+    const note = () => {
+        for (const toast of document.querySelectorAll(".toast-body")) {
+            if (!window.messages.includes(toast.innerText)) window.messages.push(toast.innerText);
+        }
+    };
+    new MutationObserver(note).observe(document, {subtree: true, childList: true, characterData: true});
+"""
 
 
 @dataclass
@@ -133,10 +142,9 @@ class Visitor:
         return self.page.locator(f"#{name} video").first.get_attribute("src")
 
     def message(self, words: str) -> str:
-        """Waits for a message that says this."""
-        toast = self.page.locator(".toast-body", has_text=words).first
-        toast.wait_for()
-        return toast.inner_text()
+        """Waits for a message that says this, even one that is gone again."""
+        found = "words => window.messages.find(message => message.includes(words))"
+        return self.page.wait_for_function(found, arg=words).json_value()
 
 
 @pytest.fixture
@@ -147,6 +155,7 @@ def visit(browser, page_server):
     def open_page(url: str | None = None, **options: object) -> Visitor:
         context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
         contexts.append(context)
+        context.add_init_script(NOTE_MESSAGES)
         page = context.new_page()
         page.set_default_timeout(1000 * ACTION_SECONDS)
         visitor = Visitor(page)

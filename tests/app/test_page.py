@@ -61,6 +61,26 @@ def test_animate(visitor, driving_video):
         assert video.has_audio and driving.has_audio
 
 
+def test_a_result_goes_back_into_a_photo_that_is_more_than_a_face(visitor, driving_video, page_server, tmp_path):
+    sample = np.asarray(Image.open(page_server.folder / "samples" / "person-1.png").convert("RGB"))
+    Image.fromarray(np.pad(sample, ((0, 0), (40, 90), (0, 0)), constant_values=255)).save(tmp_path / "wide.png")
+    for name, path in (("animate-driving", driving_video), ("animate-photo", tmp_path / "wide.png")):
+        visitor.clear(name)
+        visitor.upload(name, path)
+        visitor.page.locator(f"#{name} [src*='{path.name}']").wait_for()
+    visitor.page.locator("#animate-settings > button").click()
+    visitor.page.locator("#animate-crop").get_by_text("Around the face").click()
+    visitor.page.locator("#animate-paste input").check()
+    visitor.click("animate-start")
+    first = next(iter(VideoReader(file_of(visitor.played("animate-result")))))
+    assert first.shape == (3, 128, 258)
+    assert first[:, :, :30].mean() > 0.97 and first[:, :, 180:].mean() > 0.97  # as the photo is
+    assert VideoReader(file_of(visitor.played("animate-comparison"))).width == 3 * 128
+    visitor.page.locator("#animate-crop").get_by_text("All of it").click()
+    visitor.click("animate-start")
+    visitor.message("258x128")
+
+
 def test_generate_shows_its_progress(visitor):
     # Noted in the page: on a fast machine it is gone before anyone asks for it.
     visitor.page.evaluate("""() => {
@@ -113,6 +133,15 @@ def test_edit(visitor):
     assert hair[2] > hair[1] + 0.1  # the person in the video is blonde
     visitor.click("edit-first")
     wait_for_hair(canvas, is_pink=False)
+
+
+def test_a_prompt_edits(visit, start_page, stable_diffusion_folder):
+    server = start_page("--editor", str(stable_diffusion_folder))
+    visitor = visit(server.url)
+    visitor.open_tab("Edit")
+    visitor.page.locator("#edit-prompt textarea").fill("a man with a red hat")
+    visitor.click("edit-start")
+    assert len(VideoReader(file_of(visitor.played("edit-result")))) == 75
 
 
 def wait_for_preview(visitor, is_right: Callable[[np.ndarray], bool]) -> np.ndarray:

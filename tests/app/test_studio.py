@@ -1,13 +1,17 @@
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
 from leo_diffusers import DEMO_MODEL, LEOPipeline
-from leo_diffusers.video_io import VideoReader
+from leo_diffusers.video_io import VideoReader, to_frame, write_video
 
 
 gr = pytest.importorskip("gradio")
 
 from leo_diffusers.app.components import PageParts, generator_of, transfer_options  # noqa: E402
+from leo_diffusers.app.edit_tab import edit_video  # noqa: E402
 from leo_diffusers.app.endless_tab import go_on  # noqa: E402
 from leo_diffusers.app.explore_tab import encoded  # noqa: E402
 from leo_diffusers.app.generate_tab import generate_videos  # noqa: E402
@@ -15,6 +19,7 @@ from leo_diffusers.app.live_video import encode_piece  # noqa: E402
 from leo_diffusers.app.samples import render_samples  # noqa: E402
 from leo_diffusers.app.sessions import Job, Session, Sessions, StoppedError  # noqa: E402
 from leo_diffusers.app.settings import AppSettings  # noqa: E402
+from leo_diffusers.app.studio import Studio  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,7 @@ class NotedJob(Job):
 
 def test_generate_is_what_the_command_writes_and_tells_each_step(parts):
     job = NotedJob(parts)
-    paths = generate_videos(parts, job, None, [3], seconds=0.24, steps=4)
+    paths = generate_videos(parts, job, None, [3], seconds=0.24, steps=4, crop="center")
     plain = LEOPipeline.from_pretrained(DEMO_MODEL)
     plain.set_progress_bar_config(disable=True)
     expected = plain(num_frames=6, num_inference_steps=4, generator=generator_of(3), output_type="pt").frames[0]
@@ -56,13 +61,13 @@ def test_a_stopped_job_ends_at_its_next_step(parts):
     job = NotedJob(parts)
     job.is_stopped = True
     with pytest.raises(StoppedError):
-        generate_videos(parts, job, None, [0], seconds=0.24, steps=4)
+        generate_videos(parts, job, None, [0], seconds=0.24, steps=4, crop="center")
     assert job.reports == []
 
 
 def test_endless_video_is_kept_when_it_is_stopped(parts, samples):
     job = NotedJob(parts)
-    outputs = go_on(parts, job, samples.photos[0], 0, 5, "none")
+    outputs = go_on(parts, job, samples.photos[0], 0, 5, "none", "center")
     next(outputs)  # the fields are cleared
     pieces = [next(outputs)[0] for _ in range(2)]
     assert [piece.seconds for piece in pieces] == [1 / 25, 8 / 25]
@@ -82,9 +87,9 @@ def test_pieces_join_to_one_video(tmp_path):
 
 def test_preview_and_walk(studio, samples, parts):
     job = NotedJob(parts)
-    source = encoded(parts, job.session, samples.photos[0])
-    assert encoded(parts, job.session, samples.photos[0]) is source
-    assert encoded(parts, job.session, samples.photos[1]) is not source
+    source = encoded(parts, job.session, samples.photos[0], "center")
+    assert encoded(parts, job.session, samples.photos[0], "center") is source
+    assert encoded(parts, job.session, samples.photos[1], "center") is not source
     amounts = [0.0] * 20
     amounts[1] = 2.0
     still, moved = studio.preview(source, [0.0] * 20), studio.preview(source, amounts)
@@ -95,6 +100,34 @@ def test_preview_and_walk(studio, samples, parts):
     torch.testing.assert_close(walk[0], walk[5], atol=1e-4, rtol=0)
     deviations = studio.leo.motion_unet.config.motion_std
     assert studio.direction_reaches() == [3 * deviation for deviation in deviations]
+
+
+def test_a_prompt_edits(stable_diffusion_folder, samples, tmp_path):
+    studio = Studio(AppSettings(device="cpu", editor=str(stable_diffusion_folder)))
+    studio.edit.editor.pipeline.set_progress_bar_config(disable=True)
+    parts = PageParts(studio, AppSettings(), Sessions(tmp_path), None)
+    job, options = NotedJob(parts), transfer_options("relative", "first", 1, 0)
+    first, other, again = (
+        Path(edit_video(parts, job, samples.videos[0], None, ("red hair", 0.1, seed), "center", False, options))
+        for seed in (0, 1, 0)
+    )
+    assert len(VideoReader(first)) == len(VideoReader(samples.videos[0]))
+    assert first.read_bytes() == again.read_bytes() != other.read_bytes()
+    assert job.reports[0][0] == "Editing the first frame"
+    with pytest.raises(ValueError, match="no edited frame yet"):
+        edit_video(parts, job, samples.videos[0], None, (" ", 0.1, 0), "center", False, options)
+
+
+def test_an_edit_goes_back_into_the_video(parts, samples, tmp_path):
+    frames = [to_frame(frame) for frame in VideoReader(samples.videos[0], num_frames=3)]
+    wide = [torch.cat([frame[:, :, -30:], frame, frame[:, :, :30]], dim=-1) for frame in frames]
+    write_video(tmp_path / "wide.mp4", torch.stack(wide), 25)
+    edited = {"composite": Image.open(samples.edited_frames[0])}
+    options = transfer_options("relative", "first", 1, 0)
+    path = edit_video(parts, NotedJob(parts), str(tmp_path / "wide.mp4"), edited, ("", 0, 0), "center", True, options)
+    (first, *_), (original, *_) = (list(VideoReader(video)) for video in (path, tmp_path / "wide.mp4"))
+    assert first.shape == (3, 128, 188)
+    assert (first - original)[:, :, :28].abs().mean() < 0.05 < (first - original)[:, :, 50:140].abs().mean()
 
 
 def test_transfer_options():
