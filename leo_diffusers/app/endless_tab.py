@@ -52,7 +52,7 @@ def endless_tab(parts: PageParts) -> None:
                 value="diffusion" if has_transitions else "none",
                 label="Motion",
             )
-            with gr.Accordion("Crop", open=False):
+            with gr.Accordion("Settings", open=False):
                 crop = crop_field("endless")
         with gr.Column():
             live = live_video("Live", HEIGHT, elem_id="endless-live")

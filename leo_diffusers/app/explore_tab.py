@@ -22,7 +22,7 @@ def explore_tab(parts: PageParts, tab: gr.Tab) -> None:
         with gr.Column():
             photo = parts.photo("Photo", value=parts.samples and parts.samples.photos[0], elem_id="explore-photo")
             parts.examples(parts.samples and parts.samples.photos, photo)
-            with gr.Accordion("Crop", open=False):
+            with gr.Accordion("Settings", open=False):
                 crop = crop_field("explore")
         with gr.Column(elem_id="explore-preview-column"):
             preview = gr.Image(

@@ -46,7 +46,7 @@ def generate_tab(parts: PageParts) -> None:
                 info="Fewer are faster, and coarser.",
                 elem_id="generate-steps",
             )
-            with gr.Accordion("Crop", open=False, elem_id="generate-settings"):
+            with gr.Accordion("Settings", open=False, elem_id="generate-settings"):
                 crop, paste = crop_field("generate"), paste_field("generate", "photo")
         with gr.Column():
             result = result_video("Result", elem_id="generate-result")
