@@ -141,14 +141,17 @@ def motion_tables() -> list[Stage]:
     networks = tuple(stage.output for stage in motion_stages())
     drawn = f"--protocol stylegan_v --features random_i3d {READ}"
     smoke = "--num_clips 3 --num_inference_steps 2"
+    compared = variants({"model-lmc": "with LMC", "model-no-lmc": "without LMC"})
     stages = [
-        Stage(
-            "table-lmc",
-            "evaluate.py",
-            "ablation generation --test_data_dir {test} --num_clips 128 "
-            f"{drawn} {variants({'model-lmc': 'with LMC', 'model-no-lmc': 'without LMC'})}",
-            smoke=smoke,
-            needs=networks,
+        *(
+            Stage(
+                name,
+                "evaluate.py",
+                f"ablation generation --test_data_dir {{test}} --num_clips 128 {drawn} {stride}{compared}",
+                smoke=smoke,
+                needs=networks,
+            )
+            for name, stride in (("table-lmc", ""), ("table-lmc-64", "--frame_stride 4 "))
         ),
         # Of the test's clips no two show the same motion, as of the training's.
         Stage(

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import string
 import subprocess
 import sys
@@ -156,6 +157,8 @@ class Recipe:
         waiting = [stage for stage in self.stages if outputs is None or stage.output in outputs]
         waiting = [stage for stage in waiting if not self.is_done(stage.output)]
         running: list[RunningStage] = []
+        # Or what is at work would go on alone, beside the next run.
+        handler = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             while waiting or running:
                 for stage in [stage for stage in waiting if self.is_ready(stage)][: num_parallel - len(running)]:
@@ -171,6 +174,7 @@ class Recipe:
         finally:
             for one in running:
                 one.stop()
+            signal.signal(signal.SIGTERM, handler)
 
     def is_ready(self, stage: Stage) -> bool:
         r"""Whether all that a stage needs of the others is done."""

@@ -47,7 +47,7 @@ def test_every_table_compares_three_seeds():
         words = Recipe((table,), EXAMPLES, folder).command(table, folder)
         args = script("evaluate.py")["build_parser"]().parse_args(words[1:])
         assert all(len(models) == 3 for _, *models in args.variant)
-    assert len(tables) == 8
+    assert len(tables) == 9
 
 
 @pytest.mark.slow

@@ -1,6 +1,10 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -124,6 +128,30 @@ def test_a_failure_ends_what_runs_beside_it(scripts, output_dir, tmp_path):
         Recipe(stages, scripts, output_dir).run(num_parallel=2)
     assert not (output_dir / "patient" / "number").exists()
     assert json.loads(read(output_dir, "patient", "stage.json"))["minutes"] > 0
+
+
+RUN = """
+import sys
+from pathlib import Path
+from leo_diffusers.training.recipe import Recipe, Stage
+
+stages = (Stage("waits", "count.py", "--wait_for {nobody}"),)
+Recipe(stages, Path(sys.argv[1]), Path(sys.argv[2])).run()
+"""
+
+
+def test_what_runs_ends_with_a_recipe_that_is_killed(scripts, output_dir):
+    with subprocess.Popen([sys.executable, "-c", RUN, str(scripts), str(output_dir)]) as recipe:
+        until = time.monotonic() + 120
+        while not (output_dir / "waits" / "runs").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        recipe.send_signal(signal.SIGTERM)
+    assert recipe.returncode == 128 + signal.SIGTERM
+    (output_dir / "nobody").mkdir()
+    (output_dir / "nobody" / "runs").touch()  # what it would have gone on with
+    time.sleep(0.5)
+    assert not (output_dir / "waits" / "number").exists()
+    assert json.loads((output_dir / "waits" / "stage.json").read_text())["is_done"] is False
 
 
 def test_what_another_command_made_is_refused(scripts, output_dir):
