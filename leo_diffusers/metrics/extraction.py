@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from .arrays import as_float64
-from .extractors import read_frames
+from .feature_extractor import read_frames
 
 
 def extract(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from .average_keypoint_distance import MISSING
-from .extractors import read_frames, to_8bit
+from .feature_extractor import read_frames, to_8bit
 from .weights import WeightsFile, file_hash
 
 

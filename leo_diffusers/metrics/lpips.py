@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 
 from .arrays import check_same
-from .extractors import FeatureExtractor, normalize, to_signed
+from .feature_extractor import FeatureExtractor, normalize, to_signed
 from .weights import WeightsFile
 
 

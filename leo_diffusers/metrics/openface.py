@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .extractors import FeatureExtractor, to_8bit
+from .feature_extractor import FeatureExtractor, to_8bit
 from .weights import WeightsFile
 
 

@@ -12,6 +12,7 @@ import torch
 
 from .. import video_io
 from ..video_io.faces import FaceDetector
+from ..video_io.images import to_pixels
 from ..video_io.squares import Square, centre_square
 
 
@@ -105,6 +106,48 @@ def _find_square(name: str, height: int, width: int, frames: Iterable[torch.Tens
         message = f"{name} is {width}x{height} and shows no face that was found, so {used}: crop it to choose another."
         warnings.warn(message, UserWarning, stacklevel=4)
     return found or square
+
+
+def fit_edited_frame(
+    edited_frame: Image, frame_size: int, first: Image | None = None, square: Square | None = None
+) -> PIL.Image.Image:
+    r"""
+    A frame that was edited elsewhere, at the animator's size; a warning says where it had another one.
+
+    Args:
+        edited_frame (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): The edited frame: as large as `first`, or
+            the square that was cut out of it.
+        frame_size (`int`): Side of the animator's frames.
+        first (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`, *optional*): The video's frame.
+        square ([`~video_io.Square`], *optional*): The part of `first` that is used, instead of the central one.
+
+    Returns:
+        `PIL.Image.Image`: The edited square.
+
+    Raises:
+        ValueError: Where `edited_frame` is neither, or could be either.
+    """
+    height, width = to_pixels(edited_frame).shape[:2]
+    if square is not None:
+        video_size = to_pixels(first).shape[:2]
+        is_whole = (height, width) == video_size
+        found = f"`edited_frame` is {width}x{height}, the video {video_size[1]}x{video_size[0]}"
+        if not is_whole and height != width:
+            raise ValueError(f"{found}: edit a frame of the video's size, or the square of `edit_first_frame`.")
+        if is_whole and height == width == frame_size and square.side < width:
+            raise ValueError(
+                f"{found} and the animator's frames too: it may be all of a frame, or the square of "
+                '`edit_first_frame`. Pass `crop="center"`, for all of it.'
+            )
+        if is_whole:
+            return video_io.to_pil(video_io.to_frame(edited_frame, frame_size, square))
+    if min(height, width) != frame_size:
+        warnings.warn(
+            f"`edited_frame` is {width}x{height}: it is resized to {frame_size}x{frame_size}, the animator's frames.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return video_io.to_pil(video_io.to_frame(edited_frame, frame_size))
 
 
 @dataclass

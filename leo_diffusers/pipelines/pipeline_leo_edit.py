@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from .. import video_io
 from ..models.lia import LIAModel, LIASource
 from ..video_io.images import to_pixels
 from ..video_io.squares import Square, centre_square
-from .cropping import Background, Crop, DrivingVideo, check_crop, find_video_square
+from .cropping import Background, Crop, DrivingVideo, check_crop, find_video_square, fit_edited_frame
 from .image_editor import Detector, ImageEditor, ImagePipeline, as_editor, load_detector, load_image_pipeline
 from .motion_control import MotionControl
 from .pipeline_lia import LIAPipeline
@@ -207,48 +206,6 @@ class LEOEditPipeline(LIAPipeline):
         edited_frame = editor(cut, prompt, generator, **(editor_arguments or {}))
         return video_io.to_pil(video_io.to_frame(edited_frame, self.animator.config.frame_size))
 
-    def fit_edited_frame(
-        self, edited_frame: Image, first: Image | None = None, square: Square | None = None
-    ) -> PIL.Image.Image:
-        r"""
-        A frame that was edited elsewhere, at the animator's size; a warning says where it had another one.
-
-        Args:
-            edited_frame (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): The edited frame: as large as `first`, or
-                the square that was cut out of it.
-            first (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`, *optional*): The video's frame.
-            square ([`~video_io.Square`], *optional*): The part of `first` that is used, instead of the central one.
-
-        Returns:
-            `PIL.Image.Image`: The edited square.
-
-        Raises:
-            ValueError: Where `edited_frame` is neither, or could be either.
-        """
-        height, width = to_pixels(edited_frame).shape[:2]
-        frame_size = self.animator.config.frame_size
-        if square is not None:
-            video_size = to_pixels(first).shape[:2]
-            is_whole = (height, width) == video_size
-            found = f"`edited_frame` is {width}x{height}, the video {video_size[1]}x{video_size[0]}"
-            if not is_whole and height != width:
-                raise ValueError(f"{found}: edit a frame of the video's size, or the square of `edit_first_frame`.")
-            if is_whole and height == width == frame_size and square.side < width:
-                raise ValueError(
-                    f"{found} and the animator's frames too: it may be all of a frame, or the square of "
-                    '`edit_first_frame`. Pass `crop="center"`, for all of it.'
-                )
-            if is_whole:
-                return video_io.to_pil(video_io.to_frame(edited_frame, frame_size, square))
-        if min(height, width) != frame_size:
-            warnings.warn(
-                f"`edited_frame` is {width}x{height}: it is resized to {frame_size}x{frame_size}, the animator's "
-                "frames.",
-                UserWarning,
-                stacklevel=3,
-            )
-        return video_io.to_pil(video_io.to_frame(edited_frame, frame_size))
-
     def prepare_edit(
         self,
         video: DrivingVideo,
@@ -268,7 +225,7 @@ class LEOEditPipeline(LIAPipeline):
         first, video = self.open_video(video)
         video, square = find_video_square(video, crop)
         if editor is None:
-            edited_frame = self.fit_edited_frame(edited_frame, first, square)
+            edited_frame = fit_edited_frame(edited_frame, self.animator.config.frame_size, first, square)
         else:
             edited_frame = self.edit_frame(first, prompt, editor, editor_arguments, generator, square)
         if not paste_back:
