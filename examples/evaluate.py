@@ -40,7 +40,7 @@ from leo_diffusers.evaluation.generation import (
 )
 from leo_diffusers.evaluation.paper_tables import METRICS, MeasuredRow, PaperRow, markdown_table, paper_rows
 from leo_diffusers.evaluation.parts import EvaluationParts, write_bytes, write_json
-from leo_diffusers.evaluation.plots import plot_curves, plot_trajectories
+from leo_diffusers.evaluation.plots import plot_trajectories, plot_variants
 from leo_diffusers.evaluation.real_clips import count_codecs
 from leo_diffusers.evaluation.reconstruction import evaluate_reconstruction
 from leo_diffusers.evaluation.repetition import RepetitionSettings, evaluate_repetition, repetition_settings
@@ -392,16 +392,7 @@ def save(report: Report, papers: list[PaperRow], args: argparse.Namespace) -> No
     write_bytes(args.output_dir / "table.md", f"{table}\n".encode())
     print(table)
     if args.task == "ablation":
-        plot_variants(report.rows, args.output_dir)
-
-
-def plot_variants(rows: list[MeasuredRow], folder: Path) -> None:
-    r"""Each number over the variants, with its deviations between their models."""
-    for name in rows[-1].values:
-        shown = [row for row in rows if name in row.values]
-        deviations = {name: [row.deviations.get(name, 0.0) for row in shown]}
-        values, methods = {name: [row.values[name] for row in shown]}, [row.method for row in shown]
-        plot_curves(values, methods, "", METRICS[name][0], folder / f"{name}.png", deviations)
+        plot_variants(report.rows, args.output_dir / "variants.png")
 
 
 def run_user_study(args: argparse.Namespace) -> None:

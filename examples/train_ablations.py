@@ -6,15 +6,19 @@ The papers' ablations in miniature: trains every variant of the networks on thre
     python examples/train_ablations.py --output_dir outputs/ablations --num_parallel 2
 
 Hours on two CPU cores. --smoke goes through all stages in minutes, for numbers that mean nothing. A run that was
-stopped goes on where it was. Tables and plots are in the folders of the last stages.
+stopped goes on where it was. Tables and plots are in the folders of the tables, and lengths.png beside them.
 """
 
 import argparse
+import json
+import math
+import statistics
 from pathlib import Path
 
 from leo_diffusers import assemble_pipeline
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.talking_heads import FIRST_HELD_OUT_SEED
+from leo_diffusers.evaluation.plots import plot_curves
 from leo_diffusers.training.checkpoints import save_atomically
 from leo_diffusers.training.recipe import Recipe, Stage
 
@@ -196,6 +200,21 @@ def assemble(output_dir: Path) -> None:
             save_atomically(pipeline.save_pretrained, output_dir / f"model-{name}-{seed}")
 
 
+def draw_lengths(output_dir: Path) -> None:
+    r"""FVD of longer and longer videos with and without transitions, over seeds: lengths.png."""
+    means, deviations = {}, {}
+    for transition, title in (("none", "without transitions"), ("diffusion", "with transitions")):
+        means[title], deviations[title] = [], []
+        for length in LENGTHS:
+            path = output_dir / f"table-{length}-{transition}" / "results.json"
+            runs = json.loads(path.read_text())["variants"][f"{length} frames"] if path.is_file() else []
+            distances = [run["fvd"]["mean"] for run in runs] or [math.nan]  # 16 frames have no transition
+            means[title].append(statistics.mean(distances))
+            deviations[title].append(statistics.pstdev(distances))
+    lengths = list(map(str, LENGTHS))
+    plot_curves(means, lengths, "frames of a video", "FVD (random I3D)", output_dir / "lengths.png", deviations)
+
+
 def main(args: argparse.Namespace) -> None:
     if args.num_parallel < 1:
         raise ValueError(f"--num_parallel must be at least 1, got {args.num_parallel}.")
@@ -206,6 +225,7 @@ def main(args: argparse.Namespace) -> None:
     recipe.run(num_parallel=args.num_parallel)
     for stage in (stage for stage in recipe.stages if stage.output.startswith("table-")):
         print(f"\n{stage.output}\n\n{(args.output_dir / stage.output / 'table.md').read_text()}")
+    draw_lengths(args.output_dir)
     minutes = sum(record["minutes"] for record in recipe.records.values())
     print(f"All of it took {minutes / 60:.1f} hours of stages, {args.num_parallel} side by side.")
 

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: curves, trajectories of motion codes, and contact sheets of videos."""
+"""Pictures of an evaluation: numbers of variants, curves, motion codes over time, and contact sheets of videos."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from ..training.validation import frame_grid
 from ..video_io import to_frame, to_uint8, write_image
 from ..video_io.files import remove, temporary_beside
+from .paper_tables import METRICS, MeasuredRow
 from .parts import Part
 
 
@@ -68,6 +69,35 @@ def plot_curves(
         axis.errorbar(x, curve, yerr=(deviations or {}).get(name), capsize=4, marker="o", label=name)
     axis.set(xlabel=x_label, ylabel=y_label)
     axis.legend()
+    save_figure(figure, path)
+
+
+def plot_variants(rows: Sequence[MeasuredRow], path: Path) -> None:
+    r"""
+    A panel for each metric with a point for each row, and its deviation as a bar.
+
+    Args:
+        rows (`Sequence[MeasuredRow]`): From above to below; where one lacks a number its place is empty.
+        path (`Path`): The picture; written whole or not at all.
+
+    Raises:
+        ImportError: Where matplotlib is missing.
+        ValueError: Where there are no numbers.
+    """
+    metrics = [name for name in METRICS if any(name in row.values for row in rows)]
+    if not metrics:
+        raise ValueError("`rows` must hold at least one number, got none.")
+    figure = new_figure(3 + 2 * len(metrics), 1 + 0.4 * len(rows))
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axis, name in zip(axes, metrics):
+        for place, row in enumerate(rows):
+            if name in row.values:
+                axis.errorbar(row.values[name], place, xerr=row.deviations.get(name), fmt="o", capsize=4, color="C0")
+        axis.set_title(METRICS[name][0])
+        axis.margins(0.15)
+        axis.grid(alpha=0.3)
+    axes[0].set_yticks(range(len(rows)), [row.method for row in rows])
+    axes[0].invert_yaxis()
     save_figure(figure, path)
 
 

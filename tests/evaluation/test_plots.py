@@ -3,6 +3,7 @@ import sys
 import pytest
 import torch
 
+from leo_diffusers.evaluation.paper_tables import MeasuredRow
 from leo_diffusers.evaluation.plots import (
     NUM_COLUMNS,
     THUMBNAIL_SIZE,
@@ -10,6 +11,7 @@ from leo_diffusers.evaluation.plots import (
     contact_sheet,
     plot_curves,
     plot_trajectories,
+    plot_variants,
     sheet_of_parts,
 )
 from leo_diffusers.video_io import read_image, to_frame
@@ -30,7 +32,9 @@ def greys(picture: torch.Tensor, size: int = 4) -> list[list[int]]:
 def test_pictures_appear_alone(name, tmp_path):
     plot_curves({"ours": [1, 2, float("nan")], "real": torch.ones(3)}, [0, 5, 10], "frame", "ACD", tmp_path / name)
     plot_trajectories({"a": torch.randn(7, 5), "b": torch.randn(4, 5)}, tmp_path / f"codes-{name}")
-    assert {path.name for path in tmp_path.iterdir()} == {name, f"codes-{name}"}
+    rows = [MeasuredRow("a", {"l1": 0.1, "akd": 1.0}, {"l1": 0.01}), MeasuredRow("b", {"l1": 0.2}, {})]
+    plot_variants(rows, tmp_path / f"variants-{name}")
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"codes-{name}", f"variants-{name}"}
     assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
 
 
@@ -47,6 +51,8 @@ def test_curves_that_do_not_fit_are_refused(tmp_path):
         plot_curves({}, [], "frame", "ACD", tmp_path / "a.png")
     with pytest.raises(ValueError, match="`values` gives ours 2 numbers, but `x` has 3"):
         plot_curves({"ours": [1, 2]}, [0, 1, 2], "frame", "ACD", tmp_path / "a.png")
+    with pytest.raises(ValueError, match="`rows` must hold at least one number"):
+        plot_variants([MeasuredRow("a", {}, {})], tmp_path / "a.png")
     with pytest.raises(ValueError, match="`codes` must hold those of at least one video"):
         plot_trajectories({}, tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"`codes` must have the shape \(F, M\), got \(5,\) for a"):

@@ -171,7 +171,7 @@ def test_variants_are_compared_over_their_seeds(
     mean, deviation = sum(errors) / 2, abs(errors[0] - errors[1]) / 2
     rows = {row.split("|")[1].strip(" *"): row for row in (tmp_path / "out" / "table.md").read_text().splitlines()}
     assert f"**{mean:.3f} ± {deviation:.3f}**" in rows["two seeds"] and "±" not in rows["one"]
-    assert list(rows).count("copying the source") == 1 and (tmp_path / "out" / "l1.png").is_file()
+    assert list(rows).count("copying the source") == 1 and (tmp_path / "out" / "variants.png").is_file()
 
 
 def test_a_user_study_from_videos_to_scores(run_example, labelled_folder, tmp_path):

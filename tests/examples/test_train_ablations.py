@@ -55,7 +55,8 @@ def test_all_of_it_goes_through(run_example, tmp_path):
     said = run_example("train_ablations.py", "--smoke", "--num_parallel", 2, "--output_dir", tmp_path / "ablations")
     for words in ("20 directions, free basis", "40 directions", "without LMC", "with transitions", "512 frames"):
         assert words in said
-    assert (tmp_path / "ablations" / "table-animators" / "l1.png").is_file()
+    assert (tmp_path / "ablations" / "table-animators" / "variants.png").is_file()
+    assert (tmp_path / "ablations" / "lengths.png").is_file()
 
 
 def test_bad_input_is_refused(run_example, tmp_path):
