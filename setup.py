@@ -21,6 +21,7 @@ extras = {
     "onnx": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.5.4"],
     "app": ["gradio>=6.31"],
 }
+extras["app"] += extras["crop"]
 extras["test"] = ["pytest", "ruff", "lpips", "torchmetrics", "playwright", "nbclient", "nbformat", "ipykernel"]
 for extra in ("train", "edit", "crop", "download", "datasets", "onnx", "app"):
     extras["test"] += extras[extra]

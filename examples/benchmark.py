@@ -2,7 +2,8 @@
 """
 Speed of the animator and of the motion diffusion, as ratios measured in one run on one machine.
 
-    python examples/benchmark.py --onnx --page --output benchmark.json
+    python examples/benchmark.py --output benchmark.json
+    python examples/benchmark.py --device cpu --onnx --page --output benchmark.json
 
 Random weights of the released architecture. "Naive" does what LIA's public demo does: it encodes source and driving
 frame again for every output frame and convolves with one weight per sample. "Matrix product" is the time that this
@@ -24,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from leo_diffusers import LEOInfinitePipeline, LIAModel, LIAPipeline, MotionUNet1DModel
 from leo_diffusers.app import AppSettings
+from leo_diffusers.app.studio import Studio
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.evaluation.speed import name_device, seconds
 from leo_diffusers.onnx_export import check_packages, export_onnx
@@ -226,9 +228,7 @@ def measure_onnx(animator: LIAModel, render_seconds: float, args: argparse.Names
 
 
 def measure_page(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    r"""What visitors of the page wait for, with the embedded model; their browsers' part comes on top."""
-    from leo_diffusers.app.studio import Studio
-
+    r"""The embedded model's part of what visitors of the page wait for; files, network and browser come on top."""
     studio = Studio(AppSettings(device=str(device)))
     photo = torch.rand(3, studio.frame_size, studio.frame_size) * 2 - 1
     source, still = studio.encode(photo), [0.0] * studio.lia.animator.config.motion_dim
@@ -260,7 +260,7 @@ def main(args: argparse.Namespace) -> None:
     if args.onnx:
         check_packages()
         if device.type != "cpu":
-            raise ValueError(f"--onnx compares on the CPU, and --device is {device}: pass --device cpu.")
+            raise ValueError(f"--onnx compares on the CPU, and the device is {device}: pass --device cpu.")
     torch.manual_seed(0)
     channels = tuple(min(512, 64 * 256 // size) for size in (args.frame_size >> i for i in range(20)) if size >= 4)
     animator = calibrated(LIAModel(frame_size=args.frame_size, block_out_channels=channels)).to(device).eval()

@@ -52,6 +52,7 @@ from leo_diffusers.training.arguments import check_processes
 
 
 PAPER_TASKS = ("reconstruction", "cross", "generation", "repetition")  # those that are tables of the papers
+VERSION = version("leo_diffusers")
 LONGEST_WAIT = timedelta(days=7)  # of a process for the others
 
 
@@ -209,7 +210,7 @@ def find_test_clips(args: argparse.Namespace, accelerator: Accelerator) -> list[
 
 def keep_parts(args: argparse.Namespace, accelerator: Accelerator, **settings: object) -> EvaluationParts:
     r"""Where the measurements of a task are kept."""
-    settings = {"task": args.task, "version": version("leo_diffusers"), **settings}
+    settings = {"task": args.task, "version": VERSION, **settings}
     return EvaluationParts(args.output_dir, settings, accelerator)
 
 
@@ -263,7 +264,9 @@ def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Re
     protocol = smaller(protocol, num_clips, repeats)
     parts = keep_parts(args, accelerator, **generation_settings(pipeline, readers, protocol, settings))
     frame_size = pipeline.animator.config.frame_size
-    real = real_settings(frame_size, readers, protocol, settings)
+    # With what identifies the clips, which variants that are added later must share.
+    real = {"test_data_dir": str(args.test_data_dir.resolve()), "num_videos": len(clips), "version": VERSION}
+    real |= real_settings(frame_size, readers, protocol, settings)
     real_parts = EvaluationParts(args.shared_dir / f"real-{frame_size}", real, accelerator)
     results = evaluate_generation(pipeline, clips, readers, real_parts, parts, protocol, settings)
     names = [name for name in ("fvd", "kvd", "acd") if name in results]

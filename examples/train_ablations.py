@@ -11,9 +11,9 @@ stopped goes on where it was. Tables and plots are in the folders of the tables,
 
 import argparse
 import json
-import math
-import statistics
 from pathlib import Path
+
+import numpy as np
 
 from leo_diffusers import assemble_pipeline
 from leo_diffusers.command_line import OneLineParser, run_script
@@ -50,6 +50,7 @@ FIRST_FRAME = (
     "--train_data_dir {clips} --no_horizontal_flip --patch_size 4 --block_out_channels 96 96 96 --layers_per_block 1 "
     "--attention_size 8 --train_batch_size 16 --learning_rate 8e-4 --snr_gamma 1 " + DIFFUSION
 )
+JUDGED = "--label_network {judge}"
 SMOKE_SAMPLES = "--num_validation_samples 2 --num_inference_steps 2"
 SMOKE_CLIPS = "--num_clips 4 --num_frames 70"
 
@@ -63,7 +64,6 @@ ANIMATORS = {
 }
 # LEO, Tables 4 and 5: the networks of motion
 CONDITIONS = {"lmc": "start", "no-lmc": "none"}
-READ = "--label_network {judge}"
 LENGTHS = {16: 1, 128: 8, 512: 32}  # frames of a video, and from one that is compared to the next: always 16 are
 
 DATA = (
@@ -135,7 +135,7 @@ def animator_table() -> Stage:
     return Stage(
         "table-animators",
         "evaluate.py",
-        f"ablation reconstruction --test_data_dir {{test}} --num_frames 64 {READ} {variants(titles)}",
+        f"ablation reconstruction --test_data_dir {{test}} --num_frames 64 {JUDGED} {variants(titles)}",
         smoke="--num_videos 2",
     )
 
@@ -143,7 +143,7 @@ def animator_table() -> Stage:
 def motion_tables() -> list[Stage]:
     r"""The tables of the networks of motion."""
     networks = tuple(stage.output for stage in motion_stages())
-    drawn = f"--protocol stylegan_v --features random_i3d {READ}"
+    drawn = f"--protocol stylegan_v --features random_i3d {JUDGED}"
     smoke = "--num_clips 3 --num_inference_steps 2"
     compared = variants({"model-lmc": "with LMC", "model-no-lmc": "without LMC"})
     stages = [
@@ -157,7 +157,7 @@ def motion_tables() -> list[Stage]:
             )
             for name, stride in (("table-lmc", ""), ("table-lmc-64", "--frame_stride 4 "))
         ),
-        # Of the test's clips no two show the same motion, as of the training's.
+        # No two clips of the test show the same motion; of the training's, two each do.
         Stage(
             "test-codes",
             "extract_motion_codes.py",
@@ -208,9 +208,9 @@ def draw_lengths(output_dir: Path) -> None:
         for length in LENGTHS:
             path = output_dir / f"table-{length}-{transition}" / "results.json"
             runs = json.loads(path.read_text())["variants"][f"{length} frames"] if path.is_file() else []
-            distances = [run["fvd"]["mean"] for run in runs] or [math.nan]  # 16 frames have no transition
-            means[title].append(statistics.mean(distances))
-            deviations[title].append(statistics.pstdev(distances))
+            distances = [run["fvd"]["mean"] for run in runs] or [np.nan]  # 16 frames have no transition
+            means[title].append(float(np.mean(distances)))
+            deviations[title].append(float(np.std(distances)))
     lengths = list(map(str, LENGTHS))
     plot_curves(means, lengths, "frames of a video", "FVD (random I3D)", output_dir / "lengths.png", deviations)
 

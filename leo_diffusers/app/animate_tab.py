@@ -7,7 +7,7 @@ import torch
 
 from .. import video_io
 from .components import PageParts, result_video, start_and_stop, transfer_fields, transfer_options
-from .crops import crop_field, crop_photo, paste_field, video_square
+from .crops import Cropping, crop_field, crop_photo, paste_field, video_square
 from .inputs import open_video
 from .sessions import Job
 
@@ -36,7 +36,8 @@ def animate_tab(parts: PageParts) -> None:
     def animate(
         job: Job, photo: str | None, driving: str | None, crop: str, paste_back: bool, *transfer: object
     ) -> list[object]:
-        path, beside_path = animate_photo(parts, job, photo, driving, crop, paste_back, transfer_options(*transfer))
+        cropping, options = Cropping(crop, paste_back), transfer_options(*transfer)
+        path, beside_path = animate_photo(parts, job, photo, driving, cropping, options)
         return [path, gr.Video(beside_path, visible=True)]
 
     parts.connect("animate", start, stop, animate, [photo, driving, crop, paste, *fields], [result, comparison])
@@ -47,15 +48,14 @@ def animate_photo(
     job: Job,
     photo: str | None,
     driving: str | None,
-    crop: str,
-    paste_back: bool,
+    cropping: Cropping,
     transfer: dict[str, object],
 ) -> tuple[str, str]:
     r"""Writes the animated photo, and a video of driving video, photo and result beside each other."""
     frame_size = parts.studio.frame_size
-    source = crop_photo(photo, crop, frame_size)
+    source = crop_photo(photo, cropping.crop, frame_size)
     video = open_video(driving, parts.settings.max_video_seconds)
-    cropped = video_io.VideoReader(driving, frame_size, square=video_square(video, crop))
+    cropped = video_io.VideoReader(driving, frame_size, square=video_square(video, cropping.crop))
     writing = {"frames_per_second": video.frames_per_second, "audio_from": driving}
     frames = parts.studio.lia.stream(
         source.frame, read_driving(job, cropped, len(video)), decode_chunk_size=4, output_type="pt", **transfer
@@ -68,7 +68,7 @@ def animate_photo(
                 beside.write(torch.cat([driving_frame, source.frame, frame * 2 - 1], dim=-1))
                 yield frame * 2 - 1
 
-        shown = source.paste(animated()) if paste_back else animated()
+        shown = source.paste(animated()) if cropping.paste_back else animated()
         return parts.render(job, shown, len(video), "animated", **writing), str(beside_path)
 
 

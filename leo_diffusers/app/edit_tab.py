@@ -4,8 +4,8 @@ import gradio as gr
 import PIL.Image
 
 from .. import video_io
-from ..pipelines.cropping import Background
 from .components import (
+    AT_ONCE,
     HEIGHT,
     PageParts,
     generator_of,
@@ -15,7 +15,7 @@ from .components import (
     transfer_fields,
     transfer_options,
 )
-from .crops import crop_field, paste_field, video_square
+from .crops import Cropping, crop_field, paste_field, paste_into, shrink, video_square
 from .inputs import open_video
 from .sessions import Job
 
@@ -30,11 +30,7 @@ def edit_tab(parts: PageParts) -> None:
     gr.Markdown(
         "Edit the first frame of a video, and the rest follows. Press First frame, paint on it here, or download it "
         "and upload it again as another program left it."
-        + (
-            " Or write what shall become of it: the prompt counts where there is no edited frame."
-            if has_editor
-            else ""
-        )
+        + (" Or leave it empty, and write what shall become of it." if has_editor else "")
     )
     with gr.Row():
         with gr.Column():
@@ -61,7 +57,7 @@ def edit_tab(parts: PageParts) -> None:
             0, 1, value=0.7, step=0.05, label="Strength of the edit", visible=parts.studio.editor_takes_strength
         )
         seed = seed_field("edit-seed")
-    with gr.Accordion("Settings", open=False), gr.Row():
+    with gr.Accordion("Settings", open=False, elem_id="edit-settings"), gr.Row():
         fields = transfer_fields("first").components()
         crop, paste = crop_field("edit"), paste_field("edit", "video")
     if samples is not None:
@@ -75,20 +71,23 @@ def edit_tab(parts: PageParts) -> None:
             return video_io.to_pil(frame).resize((CANVAS, CANVAS), PIL.Image.Resampling.BICUBIC)
 
     first.click(show_first, [video, crop], edited, concurrency_limit=None, api_visibility="private")
+    # What was painted on another frame, or another part of it, no longer fits.
+    gr.on([video.upload, video.clear, crop.input], lambda: None, None, edited, **AT_ONCE)
 
     def edit(
         job: Job,
         video: str | None,
         edited: dict | None,
-        prompt: str,
+        prompt: str | None,
         strength: float,
         seed: int,
         crop: str,
         paste_back: bool,
         *transfer: object,
     ) -> str:
-        wish, options = (prompt, strength, seed), transfer_options(*transfer)
-        return edit_video(parts, job, video, edited, wish, crop, paste_back, options)
+        # Gradio gives None for a field that nobody touched.
+        wish, cropping = ((prompt or "").strip(), strength, seed), Cropping(crop, paste_back)
+        return edit_video(parts, job, video, edited, wish, cropping, transfer_options(*transfer))
 
     inputs = [video, edited, prompt, strength, seed, crop, paste, *fields]
     parts.connect("edit", start, stop, edit, inputs, [result])
@@ -100,29 +99,31 @@ def edit_video(
     path: str | None,
     edited: dict[str, object] | None,
     wish: tuple[str, float, int],
-    crop: str,
-    paste_back: bool,
+    cropping: Cropping,
     transfer: dict[str, object],
 ) -> str:
-    r"""Writes the edited video: by the painted frame, or else by a wish of prompt, strength and seed."""
+    r"""Writes the edited video: by the painted frame, or by a wish of prompt, strength and seed."""
     video = open_video(path, parts.settings.max_video_seconds)
     frame = edited and edited["composite"]
     pipeline = parts.studio.edit
+    if frame is not None and wish[0]:
+        raise ValueError("There are an edited frame and a prompt: empty one of them.")
     if frame is not None:
         # The canvas is larger than the model's frames; what is transparent becomes white.
         how = {"edited_frame": video_io.to_frame(frame, parts.studio.frame_size)}
-    elif pipeline.editor is not None and wish[0].strip():
+    elif pipeline.editor is not None and wish[0]:
         prompt, strength, seed = wish
         arguments = {"strength": strength} if parts.studio.editor_takes_strength else {}
         how = {"prompt": prompt, "generator": generator_of(seed), "editor_arguments": arguments}
         job.report("Editing the first frame", 0, len(video), "frames")
     else:
         raise ValueError("There is no edited frame yet: press First frame and paint on it, or upload one.")
-    square = video_square(video, crop)
+    square = video_square(video, cropping.crop)
     cropped = video_io.VideoReader(path, square=square)
     stream = pipeline.stream(cropped, decode_chunk_size=4, output_type="pt", **how, **transfer)
     frames = (frame * 2 - 1 for frame in stream)
-    if paste_back:
-        frames = Background(iter(video_io.VideoReader(path)), square).paste(frames)
+    if cropping.paste_back:
+        pictures = map(shrink, video_io.VideoReader(path))
+        frames = paste_into(pictures, (video.height, video.width), square, frames)
     writing = {"frames_per_second": video.frames_per_second, "audio_from": path}
     return parts.render(job, frames, len(video), "edited", **writing)

@@ -1,12 +1,11 @@
 """Explore: single motion directions by hand, and one photo with two seeds."""
 
 import gradio as gr
-import PIL.Image
 
 from .. import video_io
 from ..models.lia import LIASource
 from .components import FRAMES_PER_SECOND, HEIGHT, PageParts, result_video, start_and_stop
-from .crops import crop_field, crop_photo
+from .crops import Cropping, crop_field, crop_photo
 from .generate_tab import generate_videos
 from .sessions import Job, Session
 
@@ -44,7 +43,7 @@ def explore_tab(parts: PageParts, tab: gr.Tab) -> None:
         with gr.Accordion("One photo, two seeds", open=False, elem_id="explore-seeds"):
             two_seeds(parts, photo, crop)
 
-    def show(request: gr.Request, path: str | None, crop: str, *amounts: float) -> PIL.Image.Image | None:
+    def show(request: gr.Request, path: str | None, crop: str, *amounts: float) -> str | None:
         if path is None:
             return None
         with parts.sessions.job(request, "preview") as job:
@@ -88,10 +87,11 @@ def direction_slider(index: int, reach: float) -> gr.Slider:
 
 def encoded(parts: PageParts, session: Session, path: str | None, crop: str) -> LIASource:
     r"""The photo of a session, which is encoded when it is new, or cropped anew."""
-    if session.encoded is None or session.encoded[0] != (path, crop):
+    found = session.encoded  # which another event of the session may replace
+    if found is None or found[0] != (path, crop):
         photo = crop_photo(path, crop, parts.studio.frame_size)
-        session.encoded = ((path, crop), parts.studio.encode(photo.frame))
-    return session.encoded[1]
+        session.encoded = found = ((path, crop), parts.studio.encode(photo.frame))
+    return found[1]
 
 
 def two_seeds(parts: PageParts, photo: gr.Image, crop: gr.Radio) -> None:
@@ -113,6 +113,6 @@ def two_seeds(parts: PageParts, photo: gr.Image, crop: gr.Radio) -> None:
     def compare(
         job: Job, path: str | None, crop: str, first: int, second: int, seconds: float, steps: int
     ) -> list[str]:
-        return generate_videos(parts, job, path, [first, second], seconds, steps, crop)
+        return generate_videos(parts, job, path, [first, second], seconds, steps, Cropping(crop))
 
     parts.connect("two seeds", start, stop, compare, [photo, crop, *seeds, seconds, steps], results)

@@ -10,7 +10,7 @@ from .components import (
     seed_field,
     start_and_stop,
 )
-from .crops import crop_field, crop_photo, paste_field
+from .crops import Cropping, crop_field, crop_photo, paste_field
 from .sessions import Job
 
 
@@ -55,7 +55,7 @@ def generate_tab(parts: PageParts) -> None:
     def generate(
         job: Job, photo: str | None, seed: int, seconds: float, steps: int, crop: str, paste_back: bool
     ) -> str:
-        return generate_videos(parts, job, photo, [seed], seconds, steps, crop, paste_back)[0]
+        return generate_videos(parts, job, photo, [seed], seconds, steps, Cropping(crop, paste_back))[0]
 
     parts.connect("generate", start, stop, generate, [photo, seed, seconds, steps, crop, paste], [result])
 
@@ -67,12 +67,11 @@ def generate_videos(
     seeds: list[int],
     seconds: float,
     steps: int,
-    crop: str,
-    paste_back: bool = False,
+    cropping: Cropping,
 ) -> list[str]:
-    r"""Writes one video for each seed, at once; the same that `leo-diffusers generate --seed` writes."""
+    r"""Writes one video for each seed, at once; the same that `leo-diffusers generate --seed --crop` writes."""
     needs_photo = photo is not None or not parts.studio.makes_people
-    source = crop_photo(photo, crop, parts.studio.frame_size) if needs_photo else None
+    source = crop_photo(photo, cropping.crop, parts.studio.frame_size) if needs_photo else None
     num_frames = round(seconds * FRAMES_PER_SECOND)
     output = parts.studio.watched(num_frames * len(seeds), job.report)(
         source and source.frame,
@@ -84,6 +83,6 @@ def generate_videos(
         output_type="pt",
     )
     clips = [clip * 2 - 1 for clip in output.frames]
-    if paste_back and source is not None:
+    if cropping.paste_back and source is not None:
         clips = [source.paste(clip) for clip in clips]
     return [parts.render(job, clip, num_frames, "generated", frames_per_second=FRAMES_PER_SECOND) for clip in clips]

@@ -143,7 +143,7 @@ def generation_settings(
 def real_settings(
     frame_size: int, readers: Readers, protocol: Protocol, settings: GenerationSettings
 ) -> dict[str, object]:
-    r"""All that is measured of real clips depends on, for [`EvaluationParts`]: any models may share them."""
+    r"""What is measured of given real clips depends on, for [`EvaluationParts`]: any models may share it."""
     return {
         "protocol": asdict(protocol),
         "num_frames": settings.num_frames,

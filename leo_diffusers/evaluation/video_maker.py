@@ -70,6 +70,7 @@ class VideoMaker:
             )
         self.settings = settings
         self.pipeline = (LEOInfinitePipeline if is_long else LEOPipeline).from_pipe(pipeline)
+        self.renderer = LEOPipeline.from_pipe(pipeline)
         self.pipeline.set_progress_bar_config(disable=True)
         self.options = {
             "num_frames": settings.num_generated,
@@ -115,11 +116,16 @@ class VideoMaker:
             frames = self.pipeline(image, generator=generator, output_type="pt", **self.options).frames[0, ::stride]
         else:  # no frame is rendered that is not compared
             codes = self.pipeline(image, generator=generator, output_type="latent", **self.options).motion_codes
-            render = LEOPipeline.from_pipe(self.pipeline)
-            frames = render(image, motion_codes=codes[:, ::stride], output_type="pt").frames[0]
-        if not frames.isfinite().all():  # 8 bits would hide it
-            raise ValueError("The generated video holds NaN or infinite values: the model has diverged.")
+            check_finite(codes)
+            frames = self.renderer(image, motion_codes=codes[:, ::stride], output_type="pt").frames[0]
+        check_finite(frames)  # 8 bits would hide it
         return frames * 2 - 1
+
+
+def check_finite(values: torch.Tensor) -> None:
+    r"""Refuses what a diverged model makes."""
+    if not values.isfinite().all():
+        raise ValueError("The generated video holds NaN or infinite values: the model has diverged.")
 
 
 def seeded(*numbers: int) -> torch.Generator:

@@ -68,7 +68,7 @@ class Recipe:
     made, or that was made from what has changed since.
 
     Args:
-        stages (`tuple[Stage, ...]`): In an order in which they can be run.
+        stages (`tuple[Stage, ...]`): Of those that are ready, the first ones are run first.
         scripts (`Path`): Folder of the scripts.
         output_dir (`Path`): The stages' folders lie in it.
         seed (`int`): Of the recipe.
@@ -158,9 +158,12 @@ class Recipe:
         waiting = [stage for stage in waiting if not self.is_done(stage.output)]
         running: list[RunningStage] = []
         # Or what is at work would go on alone, beside the next run.
-        handler = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        killed: list[int] = []
+        handler = signal.signal(signal.SIGTERM, lambda number, _: killed.append(number))
         try:
             while waiting or running:
+                if killed:
+                    sys.exit(128 + killed[0])
                 for stage in [stage for stage in waiting if self.is_ready(stage)][: num_parallel - len(running)]:
                     waiting.remove(stage)
                     self.write(stage, is_done=False, minutes=0)
@@ -173,7 +176,9 @@ class Recipe:
                     ended.finish()
         finally:
             for one in running:
-                one.stop()
+                one.process.terminate()
+            for one in running:
+                one.record_stop()
             signal.signal(signal.SIGTERM, handler)
 
     def is_ready(self, stage: Stage) -> bool:
@@ -215,9 +220,8 @@ class RunningStage:
             raise ValueError(f"{self.stage.script} failed; its message is {place}. Run this command again to go on.")
         print(f"{self.stage.output}: {minutes:.1f} min", flush=True)
 
-    def stop(self) -> None:
-        r"""Ends it before its time; its checkpoints stay."""
-        self.process.terminate()
+    def record_stop(self) -> None:
+        r"""Waits until it has ended before its time, and records it; its checkpoints stay."""
         self.process.wait()
         self.recipe.write(self.stage, is_done=False, minutes=(time.monotonic() - self.start) / 60)
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -46,29 +48,49 @@ def test_a_photo_is_cropped_around_the_face(detector, messages, wide_photo):
 
 def test_who_shows_no_face_is_told_so(detector, messages, wide_photo, tmp_path):
     detector.clear()
-    with pytest.warns(UserWarning, match="shows no face"):
-        assert crops.crop_photo(wide_photo, "auto", 16).square == Square(0, 20, 60)
+    assert crops.crop_photo(wide_photo, "auto", 16).square == Square(0, 20, 60)
     assert messages == ["No face was found in the photo: its centre is used."]
     Image.new("RGB", (40, 40)).save(tmp_path / "square.png")
-    with pytest.warns(UserWarning, match="shows no face"):
-        assert crops.crop_photo(str(tmp_path / "square.png"), "auto", 16).square == Square(0, 0, 40)
+    assert crops.crop_photo(str(tmp_path / "square.png"), "auto", 16).square == Square(0, 0, 40)
     assert len(messages) == 1  # nothing of it is lost
 
 
 @pytest.mark.filterwarnings("error")
 def test_the_centre_and_no_crop(wide_photo):
     assert crops.crop_photo(wide_photo, "center", 16).square == Square(0, 20, 60)
-    with pytest.raises(ValueError, match="100x60.* takes square ones only"):
+    with pytest.raises(ValueError, match="photo is 100x60 pixels and not square: choose another Crop"):
         crops.crop_photo(wide_photo, "none", 16)
 
 
-def test_one_square_for_all_frames_of_a_video(detector, tmp_path, wide_photo):
+def test_of_several_faces_the_largest_is_used_and_told(detector, messages, wide_photo):
+    detector.append((5, 5, 15, 15))
+    with pytest.warns(UserWarning, match="shows 2 faces"):
+        assert crops.crop_photo(wide_photo, "auto", 16).square.side == 34
+    assert messages == ["There are several faces in the photo: the largest is used."]
+
+
+@pytest.fixture
+def wide_video(tmp_path, wide_photo) -> VideoReader:
+    """16 frames."""
     with VideoWriter(tmp_path / "wide.mp4", 25) as writer:
-        for _ in range(3):
+        for _ in range(16):
             writer.write(to_frame(Image.open(wide_photo)))
-    square = crops.video_square(VideoReader(tmp_path / "wide.mp4"), "auto")
+    return VideoReader(tmp_path / "wide.mp4")
+
+
+def test_one_square_for_all_frames_of_a_video(detector, wide_video):
+    square = crops.video_square(wide_video, "auto")
     assert (square.side, square.left) == (34, 37)
-    assert crops.video_square(VideoReader(tmp_path / "wide.mp4"), "center") == Square(0, 20, 60)
+    assert crops.video_square(wide_video, "center") == Square(0, 20, 60)
+
+
+def test_a_face_that_is_seen_once_is_none(monkeypatch, messages, wide_video):
+    looks = itertools.count()
+    monkeypatch.setattr(
+        crops.video_io, "load_face_detector", lambda: lambda picture: [FACE] if next(looks) == 3 else []
+    )
+    assert crops.video_square(wide_video, "auto") == Square(0, 20, 60)
+    assert messages == ["No face was found in the video: its centre is used."]
 
 
 def test_frames_go_back_into_the_photo(detector, wide_photo):
@@ -88,6 +110,13 @@ def test_photos_are_made_smaller_for_browsers(tmp_path):
     is_pasted = picture[0] > 0
     assert is_pasted.any(dim=1).sum() == pytest.approx(640, abs=70)  # fades above and below
     assert is_pasted.any(dim=0).all()
+
+
+def test_frames_of_large_videos_are_made_smaller_too():
+    pictures = map(crops.shrink, torch.full((2, 3, 720, 2560), -1.0))
+    first, second = crops.paste_into(pictures, (720, 2560), Square(0, 0, 720), torch.ones(2, 3, 16, 16))
+    assert first.shape == (3, 360, 1280) and torch.equal(first, second)
+    assert (first[:, :, :300] == 1).all() and (first[:, :, 360:] == -1).all()
 
 
 def test_faces_are_offered_where_they_can_be_found(detector, monkeypatch):

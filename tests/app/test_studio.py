@@ -11,6 +11,7 @@ from leo_diffusers.video_io import VideoReader, to_frame, write_video
 gr = pytest.importorskip("gradio")
 
 from leo_diffusers.app.components import PageParts, generator_of, transfer_options  # noqa: E402
+from leo_diffusers.app.crops import Cropping  # noqa: E402
 from leo_diffusers.app.edit_tab import edit_video  # noqa: E402
 from leo_diffusers.app.endless_tab import go_on  # noqa: E402
 from leo_diffusers.app.explore_tab import encoded  # noqa: E402
@@ -20,6 +21,9 @@ from leo_diffusers.app.samples import render_samples  # noqa: E402
 from leo_diffusers.app.sessions import Job, Session, Sessions, StoppedError  # noqa: E402
 from leo_diffusers.app.settings import AppSettings  # noqa: E402
 from leo_diffusers.app.studio import Studio  # noqa: E402
+
+
+CENTRE = Cropping("center")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ class NotedJob(Job):
 
 def test_generate_is_what_the_command_writes_and_tells_each_step(parts):
     job = NotedJob(parts)
-    paths = generate_videos(parts, job, None, [3], seconds=0.24, steps=4, crop="center")
+    paths = generate_videos(parts, job, None, [3], seconds=0.24, steps=4, cropping=CENTRE)
     plain = LEOPipeline.from_pretrained(DEMO_MODEL)
     plain.set_progress_bar_config(disable=True)
     expected = plain(num_frames=6, num_inference_steps=4, generator=generator_of(3), output_type="pt").frames[0]
@@ -61,7 +65,7 @@ def test_a_stopped_job_ends_at_its_next_step(parts):
     job = NotedJob(parts)
     job.is_stopped = True
     with pytest.raises(StoppedError):
-        generate_videos(parts, job, None, [0], seconds=0.24, steps=4, crop="center")
+        generate_videos(parts, job, None, [0], seconds=0.24, steps=4, cropping=CENTRE)
     assert job.reports == []
 
 
@@ -108,14 +112,17 @@ def test_a_prompt_edits(stable_diffusion_folder, samples, tmp_path):
     parts = PageParts(studio, AppSettings(), Sessions(tmp_path), None)
     job, options = NotedJob(parts), transfer_options("relative", "first", 1, 0)
     first, other, again = (
-        Path(edit_video(parts, job, samples.videos[0], None, ("red hair", 0.1, seed), "center", False, options))
+        Path(edit_video(parts, job, samples.videos[0], None, ("red hair", 0.1, seed), CENTRE, options))
         for seed in (0, 1, 0)
     )
     assert len(VideoReader(first)) == len(VideoReader(samples.videos[0]))
     assert first.read_bytes() == again.read_bytes() != other.read_bytes()
     assert job.reports[0][0] == "Editing the first frame"
     with pytest.raises(ValueError, match="no edited frame yet"):
-        edit_video(parts, job, samples.videos[0], None, (" ", 0.1, 0), "center", False, options)
+        edit_video(parts, job, samples.videos[0], None, ("", 0.1, 0), CENTRE, options)
+    edited = {"composite": Image.open(samples.edited_frames[0])}
+    with pytest.raises(ValueError, match="an edited frame and a prompt"):
+        edit_video(parts, job, samples.videos[0], edited, ("red hair", 0.1, 0), CENTRE, options)
 
 
 def test_an_edit_goes_back_into_the_video(parts, samples, tmp_path):
@@ -124,7 +131,9 @@ def test_an_edit_goes_back_into_the_video(parts, samples, tmp_path):
     write_video(tmp_path / "wide.mp4", torch.stack(wide), 25)
     edited = {"composite": Image.open(samples.edited_frames[0])}
     options = transfer_options("relative", "first", 1, 0)
-    path = edit_video(parts, NotedJob(parts), str(tmp_path / "wide.mp4"), edited, ("", 0, 0), "center", True, options)
+    path = edit_video(
+        parts, NotedJob(parts), str(tmp_path / "wide.mp4"), edited, ("", 0, 0), Cropping("center", True), options
+    )
     (first, *_), (original, *_) = (list(VideoReader(video)) for video in (path, tmp_path / "wide.mp4"))
     assert first.shape == (3, 128, 188)
     assert (first - original)[:, :, :28].abs().mean() < 0.05 < (first - original)[:, :, 50:140].abs().mean()

@@ -133,12 +133,13 @@ def test_what_no_network_reads_is_not_measured(videos, tmp_path):
 def test_a_stopped_evaluation_goes_on(measured, videos, tmp_path):
     result, folder = measured
     evaluate(videos, tmp_path)
-    files = sorted((tmp_path / "parts").iterdir())
+    files = sorted(tmp_path.rglob("parts/*.safetensors"))
+    assert {path.parent.parent.name for path in files[1::2]} == {tmp_path.name, "real"}
     times = {path: path.stat().st_mtime_ns for path in files[::2]}
     for path in files[1::2]:
         path.unlink()
     assert evaluate(videos, tmp_path) == result
-    assert sorted((tmp_path / "parts").iterdir()) == files
+    assert sorted(tmp_path.rglob("parts/*.safetensors")) == files
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
@@ -181,6 +182,20 @@ def test_short_videos_are_those_of_the_short_pipeline(infinite_pipeline, full_pi
     frames = VideoMaker(infinite_pipeline, GenerationSettings(4, 1, 4, False, 2))(None, seeded(0))
     output = full_pipeline(None, 16, 2, generator=seeded(0), output_type="pt")
     torch.testing.assert_close(frames, output.frames[0, ::4] * 2 - 1)
+
+
+def test_short_videos_with_a_first_frame_are_those_of_the_short_pipeline(full_pipeline, make_frames):
+    image = make_frames()[0]
+    frames = VideoMaker(full_pipeline, GenerationSettings(4, 1, 4, True, 2))(image, seeded(0))
+    output = full_pipeline(image, num_frames=16, num_inference_steps=2, generator=seeded(0), output_type="pt")
+    torch.testing.assert_close(frames, output.frames[0, ::4] * 2 - 1)
+
+
+def test_diverged_motion_is_not_measured(full_pipeline, make_frames):
+    for parameter in full_pipeline.motion_unet.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="the model has diverged"):
+        VideoMaker(full_pipeline, SETTINGS)(make_frames()[0], seeded(0))
 
 
 def test_a_diverged_model_is_not_measured(full_pipeline, make_frames):

@@ -3,6 +3,7 @@ import sys
 import pytest
 import torch
 
+from leo_diffusers.evaluation import plots
 from leo_diffusers.evaluation.paper_tables import MeasuredRow
 from leo_diffusers.evaluation.plots import (
     NUM_COLUMNS,
@@ -36,6 +37,19 @@ def test_pictures_appear_alone(name, tmp_path):
     plot_variants(rows, tmp_path / f"variants-{name}")
     assert {path.name for path in tmp_path.iterdir()} == {name, f"codes-{name}", f"variants-{name}"}
     assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
+
+
+def test_variants_are_points_with_their_spread(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    rows = [MeasuredRow("a", {"fvd": 3.0, "l1": 0.1}, {"l1": 0.01}), MeasuredRow("b", {"l1": 0.2}, {})]
+    plots.plot_variants(rows, tmp_path / "variants.png")
+    l1, fvd = figures[0].axes
+    assert (l1.get_title(), fvd.get_title()) == ("L1", "FVD")
+    assert [label.get_text() for label in l1.get_yticklabels()] == ["a", "b"]
+    points = [[tuple(point) for point in line.get_xydata()] for line in l1.lines if line.get_marker() == "o"]
+    assert points == [[(0.1, 0)], [(0.2, 1)]] and len(fvd.containers) == 1
+    assert l1.containers[0].has_xerr and not l1.containers[1].has_xerr
 
 
 def test_a_picture_that_fails_leaves_the_old_one(tmp_path):

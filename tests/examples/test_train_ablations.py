@@ -1,4 +1,6 @@
 import functools
+import json
+import re
 import runpy
 from pathlib import Path
 
@@ -48,6 +50,16 @@ def test_every_table_compares_three_seeds():
         args = script("evaluate.py")["build_parser"]().parse_args(words[1:])
         assert all(len(models) == 3 for _, *models in args.variant)
     assert len(tables) == 9
+
+
+def test_lengths_are_drawn_of_the_tables(tmp_path):
+    found = [re.fullmatch(r"table-(\d+)-\w+", stage.output) for stage in ablation_stages()]
+    for table in filter(None, found):
+        runs = [{"fvd": {"mean": float(table[1]) / seed}} for seed in (1, 2, 3)]
+        (tmp_path / table[0]).mkdir()
+        (tmp_path / table[0] / "results.json").write_text(json.dumps({"variants": {f"{table[1]} frames": runs}}))
+    script("train_ablations.py")["draw_lengths"](tmp_path)
+    assert (tmp_path / "lengths.png").stat().st_size > 1000
 
 
 @pytest.mark.slow
