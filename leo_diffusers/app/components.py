@@ -67,6 +67,7 @@ class PageParts:
         r"""Refuses a bad file as soon as it is there, and notes a good one, to be removed with its session."""
 
         def check(path: str | None, request: gr.Request) -> object:
+            r"""The new value of the field: none where the file is refused."""
             if path is None:
                 return gr.skip()
             self.sessions.of(request).uploads.add(Path(path))
