@@ -20,14 +20,12 @@ from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.talking_heads import FIRST_HELD_OUT_SEED
 from leo_diffusers.evaluation.plots import plot_curves
 from leo_diffusers.training.checkpoints import save_atomically
-from leo_diffusers.training.recipe import Recipe, Stage
+from leo_diffusers.training.recipe import Recipe, Stage, add_recipe_arguments, check_recipe_arguments
 
 
 EXAMPLES = Path(__file__).resolve().parent
 SEEDS = (0, 1, 2)
-SHARED = (
-    "--mixed_precision bf16 --report_to none --checkpoints_total_limit 1 --lr_scheduler cosine --lr_warmup_steps 100"
-)
+SHARED = "--report_to none --checkpoints_total_limit 1 --lr_scheduler cosine --lr_warmup_steps 100"
 HELD_OUT = f"--size 64 --first_seed {FIRST_HELD_OUT_SEED}"
 LABEL_NETWORK = "--train_data_dir {clips} --resolution 64 --max_grad_norm 1 " + SHARED
 ANIMATOR = (
@@ -216,10 +214,9 @@ def draw_lengths(output_dir: Path) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.num_parallel < 1:
-        raise ValueError(f"--num_parallel must be at least 1, got {args.num_parallel}.")
+    check_recipe_arguments(args)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe(all_stages(), EXAMPLES, args.output_dir, smoke=args.smoke)
+    recipe = Recipe(all_stages(), EXAMPLES, args.output_dir, smoke=args.smoke, mixed_precision=args.mixed_precision)
     recipe.run({"animator-20-0", *(stage.output for stage in (*DATA, *motion_stages()))}, args.num_parallel)
     assemble(args.output_dir)
     recipe.run(num_parallel=args.num_parallel)
@@ -234,10 +231,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="train_ablations.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    add = parser.add_argument
-    add("--output_dir", type=Path, required=True, help="clips, networks and tables are written here")
-    add("--num_parallel", type=int, default=1, help="stages side by side (default: %(default)s)")
-    add("--smoke", action="store_true", help="a few steps of everything")
+    add_recipe_arguments(parser)
     return parser
 
 

@@ -5,8 +5,8 @@ scripts beside this one.
 
     python examples/train_demo_model.py --output_dir outputs/demo-model
 
-Hours on two CPU cores, 10 GB of memory, 1 GB of disk. --smoke goes through all stages in minutes, for a model that
-shows nothing. A run that was stopped goes on where it was. --package embeds the result.
+Hours on two CPU cores, 10 GB of memory for each stage at work, 1 GB of disk. --smoke goes through all stages in
+minutes, for a model that shows nothing. A run that was stopped goes on where it was. --package embeds the result.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from leo_diffusers.pipelines.components import cast_weights
 from leo_diffusers.pipelines.published_pipeline import forget_origins
 from leo_diffusers.training.checkpoints import save_atomically
 from leo_diffusers.training.curves import plot_losses
-from leo_diffusers.training.recipe import Recipe, Stage
+from leo_diffusers.training.recipe import Recipe, Stage, add_recipe_arguments, check_recipe_arguments
 
 
 EXAMPLES = Path(__file__).resolve().parent
 PACKAGED = EXAMPLES.parent / "leo_diffusers" / "demo_model"  # of this clone, which may not be what is installed
 LARGEST_FILE, LARGEST_MODEL = 16e6, 40e6  # bytes of what may be embedded
-SHARED = "--mixed_precision bf16 --report_to none --checkpoints_total_limit 1 --lr_scheduler cosine"
+SHARED = "--report_to none --checkpoints_total_limit 1 --lr_scheduler cosine"
 
 LABEL_NETWORK = "--train_data_dir {clips} --lr_warmup_steps 100 --max_grad_norm 1 --cache_gigabytes 9 " + SHARED
 ANIMATOR = (
@@ -216,10 +216,9 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError("--package cannot go with --smoke: what that trains shows nothing.")
     if args.package and not os.access(PACKAGED.parent, os.W_OK):
         raise PermissionError(f"{PACKAGED.parent} cannot be written to, as --package would.")
-    if args.num_parallel < 1:
-        raise ValueError(f"--num_parallel must be at least 1, got {args.num_parallel}.")
+    check_recipe_arguments(args)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe((*TRAINING, EVALUATION), EXAMPLES, args.output_dir, args.seed, args.smoke)
+    recipe = Recipe((*TRAINING, EVALUATION), EXAMPLES, args.output_dir, args.seed, args.smoke, args.mixed_precision)
     recipe.run({stage.output for stage in TRAINING}, args.num_parallel)
     assemble(args)
     recipe.run()
@@ -234,12 +233,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="train_demo_model.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    add = parser.add_argument
-    add("--output_dir", type=Path, required=True, help="clips, networks and the model are written here")
-    add("--smoke", action="store_true", help="a few steps of everything")
-    add("--package", action="store_true", help="replace the embedded model by the result")
-    add("--num_parallel", type=int, default=1, help="stages side by side, 9 GB of memory each (default: %(default)s)")
-    add("--seed", type=int, default=0, help="default: %(default)s")
+    add_recipe_arguments(parser)
+    parser.add_argument("--package", action="store_true", help="replace the embedded model by the result")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     return parser
 
 

@@ -1,5 +1,6 @@
 """Recipes: scripts that make folders out of each other's, in turn or side by side, and go on after a stop."""
 
+import argparse
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 
 from ..video_io.files import remove, temporary_beside
+from .arguments import faster_precision
 
 
 SMOKE_STEPS = 4  # of a training that only goes through
@@ -73,17 +75,27 @@ class Recipe:
         output_dir (`Path`): The stages' folders lie in it.
         seed (`int`): Of the recipe.
         smoke (`bool`): Whether all only goes through, for results that show nothing.
+        mixed_precision (`str`): Of the stages that train, as accelerate names it.
 
     Raises:
         ValueError: Where a folder was made by another command, or before one that it is made from.
     """
 
-    def __init__(self, stages: tuple[Stage, ...], scripts: Path, output_dir: Path, seed: int = 0, smoke: bool = False):
+    def __init__(
+        self,
+        stages: tuple[Stage, ...],
+        scripts: Path,
+        output_dir: Path,
+        seed: int = 0,
+        smoke: bool = False,
+        mixed_precision: str = "no",
+    ):
         self.stages = stages
         self.scripts = scripts
         self.output_dir = output_dir
         self.seed = seed
         self.smoke = smoke
+        self.mixed_precision = mixed_precision
         self.records = {stage.output: self.read(stage) for stage in stages}
         for stage in stages:
             missing = [name for name in sorted(stage.inputs & set(self.records)) if not self.is_done(name)]
@@ -100,7 +112,8 @@ class Recipe:
             words += (
                 f"--max_train_steps {steps} --checkpointing_steps {interval} --validation_steps {interval}".split()
             )
-            words += f"--resume_from_checkpoint latest --seed {self.seed + stage.seed}".split()
+            words += f"--mixed_precision {self.mixed_precision} --resume_from_checkpoint latest".split()
+            words += f"--seed {self.seed + stage.seed}".split()
         return [*words, "--output_dir", str(folder / stage.output)]
 
     def shown(self, stage: Stage) -> str:
@@ -224,6 +237,31 @@ class RunningStage:
         r"""Waits until it has ended before its time, and records it; its checkpoints stay."""
         self.process.wait()
         self.recipe.write(self.stage, is_done=False, minutes=(time.monotonic() - self.start) / 60)
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    r"""Adds what every script that runs a recipe takes."""
+    add = parser.add_argument
+    add("--output_dir", type=Path, required=True, help="all that is made is written here")
+    add("--smoke", action="store_true", help="a few steps of everything")
+    add("--num_parallel", type=int, default=1, help="stages side by side (default: %(default)s)")
+    add(
+        "--mixed_precision",
+        choices=("no", "bf16"),
+        default=faster_precision(),
+        help="of the trainings (default: %(default)s, which is the faster one here)",
+    )
+
+
+def check_recipe_arguments(args: argparse.Namespace) -> None:
+    r"""
+    Refuses what [`add_recipe_arguments`] cannot know to be wrong.
+
+    Raises:
+        ValueError: Names the argument, its value and the fix.
+    """
+    if args.num_parallel < 1:
+        raise ValueError(f"--num_parallel must be at least 1, got {args.num_parallel}.")
 
 
 def describe_machine() -> str:

@@ -6,6 +6,7 @@ from leo_diffusers.training.arguments import (
     build_accelerator,
     build_ema,
     check_training_arguments,
+    faster_precision,
     start_trackers,
 )
 
@@ -87,3 +88,15 @@ def test_a_moving_average_is_made_on_request(training_args):
     assert build_ema(model, training_args(), torch.device("cpu")) is None
     ema = build_ema(model, training_args(use_ema=True, ema_decay=0.75), torch.device("cpu"))
     assert ema.decay == 0.75 and all(map(torch.equal, ema.shadow_params, model.parameters()))
+
+
+@pytest.mark.parametrize(("capability", "expected"), [("AVX2", "no"), ("AVX512", "bf16"), ("DEFAULT", "no")])
+def test_a_processor_that_emulates_bfloat16_is_told(
+    training_args, clean_state, monkeypatch, capsys, capability, expected
+):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert faster_precision() == expected
+    build_accelerator(training_args(mixed_precision="bf16"))
+    assert ("use --mixed_precision no" in capsys.readouterr().err) == (expected == "no")

@@ -18,9 +18,9 @@ SCRIPT = """
 import argparse, os, pathlib, sys, time
 
 parser = argparse.ArgumentParser()
-for name in ("--input", "--output_dir", "--fail_unless", "--wait_for", "--max_train_steps", "--seed"):
+for name in ("--input", "--output_dir", "--fail_unless", "--wait_for", "--max_train_steps", "--seed", "--small"):
     parser.add_argument(name)
-for name in ("--checkpointing_steps", "--validation_steps", "--resume_from_checkpoint", "--small"):
+for name in ("--checkpointing_steps", "--validation_steps", "--resume_from_checkpoint", "--mixed_precision"):
     parser.add_argument(name)
 args = parser.parse_args()
 folder = pathlib.Path(args.output_dir)
@@ -92,10 +92,10 @@ def test_only_what_is_asked_for_is_run(scripts, output_dir):
     ],
 )
 def test_commands_are_shown_as_a_user_would_write_them(scripts, output_dir, smoke, expected):
-    shown = Recipe(CHAIN, scripts, output_dir, seed=7, smoke=smoke).shown(CHAIN[1])
+    shown = Recipe(CHAIN, scripts, output_dir, seed=7, smoke=smoke, mixed_precision="bf16").shown(CHAIN[1])
     assert shown == (
-        f"python scripts/count.py --input outputs/first {expected} --resume_from_checkpoint latest --seed 10 "
-        "--output_dir outputs/second"
+        f"python scripts/count.py --input outputs/first {expected} --mixed_precision bf16 "
+        "--resume_from_checkpoint latest --seed 10 --output_dir outputs/second"
     )
 
 
