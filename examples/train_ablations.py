@@ -5,17 +5,20 @@ The papers' ablations in miniature: trains every variant of the networks on thre
 
     python examples/train_ablations.py --output_dir outputs/ablations --num_parallel 2
 
-Hours on two CPU cores. --smoke goes through all stages in minutes, for numbers that mean nothing. A run that was
-stopped goes on where it was. Tables and plots are in the folders of the tables, and lengths.png beside them.
+Hours on two CPU cores. --embedded measures the embedded model instead, at its 128 pixels, and trains nothing but a
+judge. --smoke goes through all stages in minutes, for numbers that mean nothing. A run that was stopped goes on where
+it was. Tables and plots are in the folders of the tables, and lengths.png beside them.
 """
 
 import argparse
 import json
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from leo_diffusers import assemble_pipeline
+from leo_diffusers import DEMO_MODEL, assemble_pipeline
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.talking_heads import FIRST_HELD_OUT_SEED
 from leo_diffusers.evaluation.plots import plot_curves
@@ -26,8 +29,7 @@ from leo_diffusers.training.recipe import Recipe, Stage, add_recipe_arguments, c
 EXAMPLES = Path(__file__).resolve().parent
 SEEDS = (0, 1, 2)
 SHARED = "--report_to none --checkpoints_total_limit 1 --lr_scheduler cosine --lr_warmup_steps 100"
-HELD_OUT = f"--size 64 --first_seed {FIRST_HELD_OUT_SEED}"
-LABEL_NETWORK = "--train_data_dir {clips} --resolution 64 --max_grad_norm 1 " + SHARED
+LABEL_NETWORK = "--train_data_dir {clips} --max_grad_norm 1 " + SHARED
 ANIMATOR = (
     "--train_data_dir {clips} --resolution 64 --block_out_channels 16 32 64 128 128 --latent_dim 256 "
     "--warp_source_image --align_corners --inpaint_rgb --gan_weight 0 --perceptual_loss labels "
@@ -49,8 +51,11 @@ FIRST_FRAME = (
     "--attention_size 8 --train_batch_size 16 --learning_rate 8e-4 --snr_gamma 1 " + DIFFUSION
 )
 JUDGED = "--label_network {judge}"
+DRAWN = f"--protocol stylegan_v --features random_i3d {JUDGED}"
+FEW_CLIPS, FEW_VIDEOS = "--num_clips 3 --num_inference_steps 2", "--num_videos 2"
 SMOKE_SAMPLES = "--num_validation_samples 2 --num_inference_steps 2"
 SMOKE_CLIPS = "--num_clips 4 --num_frames 70"
+FEW_FRAMES = "--num_frames 96 --num_inference_steps 2"
 
 # LIA, Tables VII and VIII, by the name of the variant in stages and in tables
 ANIMATORS = {
@@ -64,39 +69,46 @@ ANIMATORS = {
 CONDITIONS = {"lmc": "start", "no-lmc": "none"}
 LENGTHS = {16: 1, 128: 8, 512: 32}  # frames of a video, and from one that is compared to the next: always 16 are
 
-DATA = (
-    Stage(
-        "clips",
-        "render_talking_heads.py",
-        "--num_clips 800 --num_frames 96 --size 64 --people_per_motion 2",
-        smoke=SMOKE_CLIPS,
-    ),
-    Stage("test", "render_talking_heads.py", f"--num_clips 128 --num_frames 128 {HELD_OUT}", smoke=SMOKE_CLIPS),
-    Stage(
-        "test-long",
-        "render_talking_heads.py",
-        f"--num_clips 64 --num_frames 512 {HELD_OUT}",
-        smoke="--num_clips 4",
-    ),
-    Stage("label-network", "train_label_network.py", LABEL_NETWORK, 2000),
-    # Of another shape, on another seed, and used to softer frames: what judges must not have taught.
-    Stage(
-        "judge",
-        "train_label_network.py",
-        "--block_out_channels 24 48 96 160 --layers_per_block 1 --kernel_size 5 --blur 0.5 --motion_weight 5 "
-        + LABEL_NETWORK,
-        3000,
-        seed=10,
-    ),
-)
+
+def data_stages(size: int) -> list[Stage]:
+    r"""Clips of this size in pixels to train on, those that are held out, and the network that reads them."""
+    held_out = f"--size {size} --first_seed {FIRST_HELD_OUT_SEED}"
+    return [
+        Stage(
+            "clips",
+            "render_talking_heads.py",
+            f"--num_clips 800 --num_frames 96 --size {size} --people_per_motion 2",
+            smoke=SMOKE_CLIPS,
+        ),
+        Stage("test", "render_talking_heads.py", f"--num_clips 128 --num_frames 128 {held_out}", smoke=SMOKE_CLIPS),
+        Stage(
+            "test-long",
+            "render_talking_heads.py",
+            f"--num_clips 64 --num_frames 512 {held_out}",
+            smoke="--num_clips 4",
+        ),
+        # Of another shape than the network that teaches, on another seed, and used to softer frames.
+        Stage(
+            "judge",
+            "train_label_network.py",
+            "--block_out_channels 24 48 96 160 --layers_per_block 1 --kernel_size 5 --blur 0.5 --motion_weight 5 "
+            f"--resolution {size} {LABEL_NETWORK}",
+            3000,
+            seed=10,
+        ),
+    ]
 
 
 def animator_stages() -> list[Stage]:
-    r"""Every variant of the animator on every seed."""
+    r"""What teaches animators, and every variant of them on every seed."""
+    teacher = Stage("label-network", "train_label_network.py", f"--resolution 64 {LABEL_NETWORK}", 2000)
     return [
-        Stage(f"animator-{name}-{seed}", "train_lia.py", f"{options} {ANIMATOR}", 4000, seed=seed)
-        for seed in SEEDS
-        for name, (_, options) in ANIMATORS.items()
+        teacher,
+        *(
+            Stage(f"animator-{name}-{seed}", "train_lia.py", f"{options} {ANIMATOR}", 4000, seed=seed)
+            for seed in SEEDS
+            for name, (_, options) in ANIMATORS.items()
+        ),
     ]
 
 
@@ -127,66 +139,76 @@ def variants(names: dict[str, str], seeds: tuple[int, ...] = SEEDS) -> str:
     return " ".join(f"--variant '{title}' {folders}" for title, folders in models.items())
 
 
+def test_codes(animator: str) -> Stage:
+    r"""Codes of the held-out clips, of which no two show the same motion; of the training's, two each do."""
+    return Stage(
+        "test-codes",
+        "extract_motion_codes.py",
+        f"--pretrained_model_name_or_path {animator} --train_data_dir {{test}} --batch_size 32",
+    )
+
+
+def table(output: str, task: str, arguments: str, smoke: str, needs: tuple[str, ...] = ()) -> Stage:
+    r"""A table of evaluate.py."""
+    return Stage(f"table-{output}", "evaluate.py", f"{task} {arguments}", smoke=smoke, needs=needs)
+
+
+def length_tables(task: str, compared: Callable[[int], str], needs: tuple[str, ...] = ()) -> list[Stage]:
+    r"""Longer and longer videos that begin with frames of real ones, with and without transitions."""
+    return [
+        table(
+            f"{length}-{transition}",
+            task,
+            f"--test_data_dir {{test-long}} --num_clips 64 --conditional {DRAWN} --frame_stride {stride} "
+            f"--transition {transition} {compared(length)}",
+            FEW_CLIPS,
+            needs,
+        )
+        for length, stride in LENGTHS.items()
+        for transition in (("none", "diffusion") if length > 64 else ("none",))
+    ]
+
+
 def animator_table() -> Stage:
     r"""The table of animators."""
     titles = {f"animator-{name}": title for name, (title, _) in ANIMATORS.items()}
-    return Stage(
-        "table-animators",
-        "evaluate.py",
-        f"ablation reconstruction --test_data_dir {{test}} --num_frames 64 {JUDGED} {variants(titles)}",
-        smoke="--num_videos 2",
-    )
+    reconstruction = f"--test_data_dir {{test}} --num_frames 64 {JUDGED} {variants(titles)}"
+    return table("animators", "ablation reconstruction", reconstruction, FEW_VIDEOS)
 
 
 def motion_tables() -> list[Stage]:
     r"""The tables of the networks of motion."""
     networks = tuple(stage.output for stage in motion_stages())
-    drawn = f"--protocol stylegan_v --features random_i3d {JUDGED}"
-    smoke = "--num_clips 3 --num_inference_steps 2"
-    compared = variants({"model-lmc": "with LMC", "model-no-lmc": "without LMC"})
-    stages = [
-        *(
-            Stage(
-                name,
-                "evaluate.py",
-                f"ablation generation --test_data_dir {{test}} --num_clips 128 {drawn} {stride}{compared}",
-                smoke=smoke,
-                needs=networks,
-            )
-            for name, stride in (("table-lmc", ""), ("table-lmc-64", "--frame_stride 4 "))
-        ),
-        # No two clips of the test show the same motion; of the training's, two each do.
-        Stage(
-            "test-codes",
-            "extract_motion_codes.py",
-            "--pretrained_model_name_or_path {animator-20-0} --train_data_dir {test} --batch_size 32",
-        ),
-        Stage(
-            "table-repetition",
-            "evaluate.py",
-            f"ablation repetition --motion_codes_dir {{test-codes}} --num_videos 100 {variants({'model-lmc': 'LEO'})}",
-            smoke="--num_videos 2 --num_frames 96 --num_inference_steps 2",
-            needs=networks,
-        ),
+    conditions = variants({"model-lmc": "with LMC", "model-no-lmc": "without LMC"})
+    from_nothing = f"--test_data_dir {{test}} --num_clips 128 {DRAWN} {conditions}"
+    repetition = f"--motion_codes_dir {{test-codes}} --num_videos 100 {variants({'model-lmc': 'LEO'})}"
+    return [
+        table("lmc", "ablation generation", from_nothing, FEW_CLIPS, networks),
+        table("lmc-64", "ablation generation", f"--frame_stride 4 {from_nothing}", FEW_CLIPS, networks),
+        test_codes("{animator-20-0}"),
+        table("repetition", "ablation repetition", repetition, f"{FEW_VIDEOS} {FEW_FRAMES}", networks),
+        *length_tables("ablation generation", lambda length: variants({"model-lmc": f"{length} frames"}), networks),
     ]
-    for length, stride in LENGTHS.items():
-        for transition in ("none", "diffusion") if length > 64 else ("none",):
-            stages.append(
-                Stage(
-                    f"table-{length}-{transition}",
-                    "evaluate.py",
-                    f"ablation generation --test_data_dir {{test-long}} --num_clips 64 --conditional {drawn} "
-                    f"--frame_stride {stride} --transition {transition} {variants({'model-lmc': f'{length} frames'})}",
-                    smoke=smoke,
-                    needs=networks,
-                )
-            )
-    return stages
+
+
+def embedded_stages() -> tuple[Stage, ...]:
+    r"""The embedded model, evaluate.py's default, by the same measures."""
+    from_nothing = f"--test_data_dir {{test}} --num_clips 128 {DRAWN}"
+    repetition = "--motion_codes_dir {test-codes} --num_videos 100"
+    return (
+        *data_stages(size=128),
+        test_codes(shlex.quote(DEMO_MODEL)),
+        table("reconstruction", "reconstruction", f"--test_data_dir {{test}} --num_frames 64 {JUDGED}", FEW_VIDEOS),
+        table("nothing", "generation", from_nothing, FEW_CLIPS),
+        table("nothing-64", "generation", f"--frame_stride 4 {from_nothing}", FEW_CLIPS),
+        table("repetition", "repetition", repetition, f"{FEW_VIDEOS} {FEW_FRAMES}"),
+        *length_tables("generation", lambda length: ""),
+    )
 
 
 def all_stages() -> tuple[Stage, ...]:
     r"""Motion first, whose networks are assembled for its tables before the other animators are trained."""
-    return (*DATA, *motion_stages(), *motion_tables(), *animator_stages(), animator_table())
+    return (*data_stages(size=64), *motion_stages(), *motion_tables(), *animator_stages(), animator_table())
 
 
 def assemble(output_dir: Path) -> None:
@@ -205,8 +227,10 @@ def draw_lengths(output_dir: Path) -> None:
         means[title], deviations[title] = [], []
         for length in LENGTHS:
             path = output_dir / f"table-{length}-{transition}" / "results.json"
-            runs = json.loads(path.read_text())["variants"][f"{length} frames"] if path.is_file() else []
-            distances = [run["fvd"]["mean"] for run in runs] or [np.nan]  # 16 frames have no transition
+            results = json.loads(path.read_text()) if path.is_file() else {"variants": {}}
+            # Of several models or, where there are no variants, of one; 16 frames have no transition.
+            runs = results["variants"].get(f"{length} frames", []) if "variants" in results else [results]
+            distances = [run["fvd"]["mean"] for run in runs] or [np.nan]
             means[title].append(float(np.mean(distances)))
             deviations[title].append(float(np.std(distances)))
     lengths = list(map(str, LENGTHS))
@@ -216,9 +240,12 @@ def draw_lengths(output_dir: Path) -> None:
 def main(args: argparse.Namespace) -> None:
     check_recipe_arguments(args)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe(all_stages(), EXAMPLES, args.output_dir, smoke=args.smoke, mixed_precision=args.mixed_precision)
-    recipe.run({"animator-20-0", *(stage.output for stage in (*DATA, *motion_stages()))}, args.num_parallel)
-    assemble(args.output_dir)
+    stages = embedded_stages() if args.embedded else all_stages()
+    recipe = Recipe(stages, EXAMPLES, args.output_dir, smoke=args.smoke, mixed_precision=args.mixed_precision)
+    if not args.embedded:
+        made = {stage.output for stage in (*data_stages(size=64), *motion_stages())}
+        recipe.run({"label-network", "animator-20-0", *made}, args.num_parallel)
+        assemble(args.output_dir)
     recipe.run(num_parallel=args.num_parallel)
     for stage in (stage for stage in recipe.stages if stage.output.startswith("table-")):
         print(f"\n{stage.output}\n\n{(args.output_dir / stage.output / 'table.md').read_text()}")
@@ -232,6 +259,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="train_ablations.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add_recipe_arguments(parser)
+    parser.add_argument("--embedded", action="store_true", help="measure the embedded model")
     return parser
 
 
