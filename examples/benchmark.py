@@ -29,6 +29,7 @@ from leo_diffusers.app.studio import Studio
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.evaluation.speed import name_device, seconds
 from leo_diffusers.onnx_export import check_packages, export_onnx
+from leo_diffusers.training.arguments import faster_precision
 
 
 MATRIX_SIZE = 4096  # large enough for the machine's best rate
@@ -315,8 +316,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--dtypes",
         nargs="*",
         choices=("bfloat16", "float16"),
-        default=["bfloat16"],
-        help="beside float32 (default: %(default)s)",
+        default=["bfloat16"] if faster_precision() == "bf16" else [],
+        help="beside float32 (default: bfloat16, unless this processor emulates it)",
     )
     add("--compile", action="store_true", help="also measure torch.compile")
     add("--onnx", action="store_true", help="also measure onnxruntime, on the CPU")

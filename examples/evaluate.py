@@ -116,6 +116,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     add("--frame_stride", type=int, default=1, help="from one of them to the next; LEO's Taichi: 4 (%(default)s)")
     add("--fake_stride", type=int, default=None, help="the same of generated videos (default: --frame_stride)")
     add("--conditional", action="store_true", help="begin with frames of the real videos (default: from nothing)")
+    add("--start_codes_dir", type=Path, default=None, help="begin in poses of these codes (default: the prior's)")
     add("--transition", choices=("none", "diffusion"), default="none", help="of long videos (default: %(default)s)")
     add("--num_inference_steps", type=int, default=50, help="denoising steps (default: %(default)s)")
 
@@ -262,13 +263,17 @@ def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Re
         args.transition,
     )
     protocol = smaller(protocol, num_clips, repeats)
-    parts = keep_parts(args, accelerator, **generation_settings(pipeline, readers, protocol, settings))
+    start_codes = None
+    if args.start_codes_dir is not None:
+        start_codes = MotionCodes.load(args.start_codes_dir).codes.to(accelerator.device)
+    described = generation_settings(pipeline, readers, protocol, settings, start_codes)
+    parts = keep_parts(args, accelerator, **described)
     frame_size = pipeline.animator.config.frame_size
     # With what identifies the clips, which variants that are added later must share.
     real = {"test_data_dir": str(args.test_data_dir.resolve()), "num_videos": len(clips), "version": VERSION}
     real |= real_settings(frame_size, readers, protocol, settings)
     real_parts = EvaluationParts(args.shared_dir / f"real-{frame_size}", real, accelerator)
-    results = evaluate_generation(pipeline, clips, readers, real_parts, parts, protocol, settings)
+    results = evaluate_generation(pipeline, clips, readers, real_parts, parts, protocol, settings, start_codes)
     names = [name for name in ("fvd", "kvd", "acd") if name in results]
     deviations = {name: results[name]["std"] for name in names if protocol.repeats > 1}
     # So that a trial with few clips or a network of random weights is not taken for a number of the papers.

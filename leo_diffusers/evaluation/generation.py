@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
+from ..data.motion_codes import hash_tensors
 from ..data.video_clips import VideoClip
 from ..metrics import average_content_distance, frechet_distance, kernel_distance
 from ..metrics.protocols import ClipPosition, Protocol, quantize
@@ -129,12 +130,17 @@ def over_trials(trials: Sequence[dict[str, float]]) -> dict[str, dict[str, objec
 
 
 def generation_settings(
-    pipeline: MotionPipeline, readers: Readers, protocol: Protocol, settings: GenerationSettings
+    pipeline: MotionPipeline,
+    readers: Readers,
+    protocol: Protocol,
+    settings: GenerationSettings,
+    start_codes: torch.Tensor | None = None,
 ) -> dict[str, object]:
     r"""All that the numbers depend on but the real clips, for [`EvaluationParts`]."""
     return {
         "protocol": asdict(protocol),
         "generation": asdict(settings),
+        "start_codes": "drawn" if start_codes is None else hash_tensors({"start_codes": start_codes}),
         "model": describe_pipeline(pipeline),
         "readers": readers.describe(),
     }
@@ -161,6 +167,7 @@ def evaluate_generation(
     parts: EvaluationParts,
     protocol: Protocol,
     settings: GenerationSettings,
+    start_codes: torch.Tensor | None = None,
 ) -> dict[str, object]:
     r"""
     FVD and KVD where `readers` has a `clip`, ACD where it has an `identity`. The evaluation's folder gets
@@ -174,6 +181,7 @@ def evaluate_generation(
         parts ([`EvaluationParts`]): Keeps what is measured of each generated video.
         protocol ([`Protocol`]): Which clips, how many, and how often; [`smaller`] for fewer than published numbers.
         settings ([`GenerationSettings`]): The videos.
+        start_codes (`torch.Tensor` of shape `(N, M)`, *optional*): As of [`VideoMaker`].
 
     Returns:
         `dict[str, object]`: As JSON has it: "fvd", "kvd", "acd" and "acd_real" with mean and standard deviation over
@@ -185,7 +193,7 @@ def evaluate_generation(
     """
     if readers.clip is None and readers.identity is None:
         raise ValueError("`readers` must have a `clip`, for FVD and KVD, or an `identity`, for ACD.")
-    make_video = VideoMaker(pipeline, settings)
+    make_video = VideoMaker(pipeline, settings, start_codes)
     trials = plan_trials(clips, protocol, settings)
     # A clip that several trials draw is measured once.
     real = {name: position for trial in trials for name, position in trial.real.items()}
@@ -222,7 +230,7 @@ def evaluate_generation(
     return {
         **over_trials([trial_numbers(*both, protocol.ddof) for both in sides]),
         **protocol.describe(settings.num_frames, settings.frame_stride, num_real, num_fake),
-        **generation_settings(pipeline, readers, protocol, settings),
+        **generation_settings(pipeline, readers, protocol, settings, start_codes),
         "codecs": count_codecs(clips),
         "left_out": left_out,
     }

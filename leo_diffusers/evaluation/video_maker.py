@@ -55,12 +55,16 @@ class VideoMaker:
     Args:
         pipeline ([`MotionPipeline`]): The model.
         settings ([`GenerationSettings`]): What is made.
+        start_codes (`torch.Tensor` of shape `(N, M)`, *optional*): Poses that videos from nothing begin in, one drawn
+            for each, in place of those of the model's motion prior.
 
     Raises:
         ValueError: Where the model lacks what it takes, or a setting cannot be carried out.
     """
 
-    def __init__(self, pipeline: MotionPipeline, settings: GenerationSettings):
+    def __init__(
+        self, pipeline: MotionPipeline, settings: GenerationSettings, start_codes: torch.Tensor | None = None
+    ):
         sequence_length = pipeline.motion_unet.config.sequence_length
         is_long = settings.num_generated > sequence_length
         if settings.transition != "none" and not is_long:
@@ -68,7 +72,7 @@ class VideoMaker:
                 f"`transition` is for videos of more than the {sequence_length} frames that `motion_unet` draws at "
                 f'once, got {settings.transition!r} for {settings.num_generated}: take "none".'
             )
-        self.settings = settings
+        self.settings, self.start_codes = settings, start_codes
         self.pipeline = (LEOInfinitePipeline if is_long else LEOPipeline).from_pipe(pipeline)
         self.renderer = LEOPipeline.from_pipe(pipeline)
         self.pipeline.set_progress_bar_config(disable=True)
@@ -94,9 +98,13 @@ class VideoMaker:
             self.pipeline.check_inputs(
                 **self.options, num_videos_per_prompt=1, decode_chunk_size=None, output_type="pt"
             )
-            self.pipeline.check_motion(self.settings.conditional, False, False, "absolute")
+            self.pipeline.check_motion(self.settings.conditional, False, self.start_codes is not None, "absolute")
+        if self.start_codes is not None:
+            if self.settings.conditional:
+                raise ValueError("`start_codes` are for videos from nothing: `conditional` ones begin with frames.")
+            self.pipeline.prepare_start_codes(self.start_codes, len(self.start_codes))
         if not self.settings.conditional:
-            needs_prior = self.pipeline.motion_unet.config.condition == "start"
+            needs_prior = self.pipeline.motion_unet.config.condition == "start" and self.start_codes is None
             self.pipeline.check_first_frame(None, None, None, needs_prior)
 
     def __call__(self, image: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
@@ -111,11 +119,14 @@ class VideoMaker:
         Raises:
             ValueError: Where the model has diverged.
         """
-        stride = self.settings.fake_stride
+        stride, options = self.settings.fake_stride, self.options
+        if self.start_codes is not None:
+            index = torch.randint(len(self.start_codes), (), generator=generator)
+            options = options | {"start_motion_code": self.start_codes[index]}
         if image is None or stride == 1:
-            frames = self.pipeline(image, generator=generator, output_type="pt", **self.options).frames[0, ::stride]
+            frames = self.pipeline(image, generator=generator, output_type="pt", **options).frames[0, ::stride]
         else:  # no frame is rendered that is not compared
-            codes = self.pipeline(image, generator=generator, output_type="latent", **self.options).motion_codes
+            codes = self.pipeline(image, generator=generator, output_type="latent", **options).motion_codes
             check_finite(codes)
             frames = self.renderer(image, motion_codes=codes[:, ::stride], output_type="pt").frames[0]
         check_finite(frames)  # 8 bits would hide it

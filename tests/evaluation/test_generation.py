@@ -191,6 +191,25 @@ def test_short_videos_with_a_first_frame_are_those_of_the_short_pipeline(full_pi
     torch.testing.assert_close(frames, output.frames[0, ::4] * 2 - 1)
 
 
+def test_videos_from_nothing_may_begin_in_given_poses(full_pipeline):
+    settings, codes = GenerationSettings(4, 1, 1, False, 2), torch.randn(3, 8)
+    without_prior = full_pipeline.from_pipe(full_pipeline, motion_prior=None)
+    frames = VideoMaker(without_prior, settings, codes)(None, seeded(5))
+    generator = seeded(5)
+    start = codes[torch.randint(3, (), generator=generator)]
+    output = full_pipeline(None, 4, 2, start_motion_code=start, generator=generator, output_type="pt")
+    torch.testing.assert_close(frames, output.frames[0] * 2 - 1)
+
+
+@pytest.mark.parametrize(
+    ("conditional", "num_directions", "message"),
+    [(True, 8, "`start_codes` are for videos from nothing"), (False, 5, "`start_motion_code`")],
+)
+def test_poses_that_nothing_begins_in_are_refused(full_pipeline, conditional, num_directions, message):
+    with pytest.raises(ValueError, match=message):
+        VideoMaker(full_pipeline, replace(SETTINGS, conditional=conditional), torch.randn(3, num_directions))
+
+
 def test_diverged_motion_is_not_measured(full_pipeline, make_frames):
     for parameter in full_pipeline.motion_unet.parameters():
         parameter.data.fill_(float("nan"))
