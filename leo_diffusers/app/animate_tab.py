@@ -1,13 +1,23 @@
 """Animate: a photo moves like the person in a video."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import gradio as gr
 import torch
 
 from .. import video_io
 from .components import PageParts, result_video, start_and_stop, transfer_fields, transfer_options
-from .crops import Cropping, crop_field, crop_photo, paste_field, video_square
+from .crops import (
+    Cropping,
+    crop_field,
+    crop_first_frame,
+    crop_photo,
+    crop_view,
+    paste_field,
+    show_crop,
+    video_square,
+)
 from .inputs import open_video
 from .sessions import Job
 
@@ -19,9 +29,11 @@ def animate_tab(parts: PageParts) -> None:
     with gr.Row():
         with gr.Column():
             driving = parts.video("Driving video", value=samples and samples.videos[0], elem_id="animate-driving")
+            driving_view = crop_view("animate-driving")
             parts.examples(samples and samples.videos, driving)
         with gr.Column():
             photo = parts.photo("Photo", value=samples and samples.photos[0], elem_id="animate-photo")
+            photo_view = crop_view("animate-photo")
             parts.examples(samples and samples.photos, photo)
         with gr.Column():
             result = result_video("Result", elem_id="animate-result")
@@ -32,6 +44,9 @@ def animate_tab(parts: PageParts) -> None:
     with gr.Accordion("Settings", open=False, elem_id="animate-settings"), gr.Row():
         fields = transfer_fields("auto").components()
         crop, paste = crop_field("animate"), paste_field("animate", "photo")
+    show_crop(parts, photo_view, photo, crop, crop_photo)
+    max_seconds = parts.settings.max_video_seconds
+    show_crop(parts, driving_view, driving, crop, partial(crop_first_frame, max_seconds=max_seconds))
 
     def animate(
         job: Job, photo: str | None, driving: str | None, crop: str, paste_back: bool, *transfer: object

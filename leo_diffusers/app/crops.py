@@ -1,7 +1,7 @@
 """Which square of an upload is used, and where what the model made of it is put back."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import gradio as gr
@@ -13,10 +13,12 @@ from .. import video_io
 from ..pipelines.cropping import NUM_LOOKS, Background
 from ..video_io.faces import SMALLEST_SHARE, Box
 from ..video_io.squares import Square, centre_square
-from .inputs import read_photo
+from .components import AT_ONCE, PageParts
+from .inputs import open_video, read_photo
 
 
 BACKGROUND_SIDE = 1280  # pixels: browsers stutter at the size of photos
+VIEW_HEIGHT = 170  # pixels
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class CroppedPhoto:
     frame: torch.Tensor
     photo: torch.Tensor
     square: Square
+
+    @property
+    def is_whole(self) -> bool:
+        r"""Whether the model sees all of it."""
+        return tuple(self.photo.shape[-2:]) == (self.square.side, self.square.side)
 
     def paste(self, frames: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         r"""Frames (3, S, S) in [-1, 1] -> the photo with them in their place."""
@@ -92,6 +99,51 @@ def paste_field(name: str, picture: str) -> gr.Checkbox:
     )
 
 
+def crop_view(name: str) -> gr.Image:
+    r"""A field for [`show_crop`], below an upload."""
+    return gr.Image(
+        label="What the model sees",
+        height=VIEW_HEIGHT,
+        interactive=False,
+        visible=False,
+        format="png",
+        buttons=[],
+        elem_id=f"{name}-view",
+    )
+
+
+def show_crop(
+    parts: PageParts,
+    view: gr.Image,
+    upload: gr.Image | gr.Video,
+    crop: gr.Radio,
+    look: Callable[[str, str, int], CroppedPhoto],
+) -> None:
+    r"""
+    Shows what the model sees of an upload, where that is not all of it, as soon as file and crop are chosen.
+
+    Args:
+        parts ([`PageParts`]): Of the page.
+        view (`gradio.Image`): A [`crop_view`].
+        upload (`gradio.Image` or `gradio.Video`): Whose file it is.
+        crop (`gradio.Radio`): A [`crop_field`].
+        look (`Callable`): [`crop_photo`], or what does the same with a video.
+    """
+
+    def show(request: gr.Request, path: str | None, crop: str) -> gr.Image:
+        if path is None:
+            return gr.Image(None, visible=False)
+        with parts.sessions.job(request, "view") as job:
+            seen = look(path, crop, parts.studio.frame_size)
+            if seen.is_whole:
+                return gr.Image(None, visible=False)
+            file = job.session.new_file("view", ".png")
+            video_io.write_image(file, seen.frame)
+            return gr.Image(str(file), visible=True)
+
+    gr.on([upload.change, crop.input], show, [upload, crop], view, **AT_ONCE)
+
+
 def crop_photo(path: str | None, crop: str, frame_size: int) -> CroppedPhoto:
     r"""
     Args:
@@ -113,6 +165,13 @@ def crop_photo(path: str | None, crop: str, frame_size: int) -> CroppedPhoto:
 def video_square(video: video_io.VideoReader, crop: str) -> Square:
     r"""The square of [`crop_photo`] of a video: one for all frames."""
     return choose_square("video", video.height, video.width, video.spread(NUM_LOOKS), crop)
+
+
+def crop_first_frame(path: str, crop: str, frame_size: int, max_seconds: int) -> CroppedPhoto:
+    r"""The first frame of a video, as [`crop_photo`] has a photo, with the square of the whole video."""
+    video = open_video(path, max_seconds)
+    frame, square = next(iter(video)), video_square(video, crop)
+    return CroppedPhoto(video_io.to_frame(frame, frame_size, square), frame, square)
 
 
 def choose_square(name: str, height: int, width: int, frames: Iterable[torch.Tensor], crop: str) -> Square:

@@ -15,7 +15,7 @@ from .components import (
     transfer_fields,
     transfer_options,
 )
-from .crops import Cropping, crop_field, paste_field, paste_into, shrink, video_square
+from .crops import Cropping, crop_field, crop_first_frame, paste_field, paste_into, shrink, video_square
 from .inputs import open_video
 from .sessions import Job
 
@@ -66,9 +66,8 @@ def edit_tab(parts: PageParts) -> None:
 
     def show_first(request: gr.Request, video: str | None, crop: str) -> PIL.Image.Image:
         with parts.sessions.job(request, "first frame"):
-            square = video_square(open_video(video, parts.settings.max_video_seconds), crop)
-            frame = next(iter(video_io.VideoReader(video, parts.studio.frame_size, num_frames=1, square=square)))
-            return video_io.to_pil(frame).resize((CANVAS, CANVAS), PIL.Image.Resampling.BICUBIC)
+            seen = crop_first_frame(video, crop, parts.studio.frame_size, parts.settings.max_video_seconds)
+            return video_io.to_pil(seen.frame).resize((CANVAS, CANVAS), PIL.Image.Resampling.BICUBIC)
 
     first.click(show_first, [video, crop], edited, concurrency_limit=None, api_visibility="private")
     # What was painted on another frame, or another part of it, no longer fits.

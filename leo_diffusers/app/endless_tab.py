@@ -20,7 +20,7 @@ from .components import (
     seed_field,
     start_and_stop,
 )
-from .crops import crop_field, crop_photo
+from .crops import Cropping, crop_field, crop_photo, crop_view, paste_field, show_crop
 from .live_video import encode_piece, live_video
 from .sessions import Job
 
@@ -41,6 +41,7 @@ def endless_tab(parts: PageParts) -> None:
     with gr.Row():
         with gr.Column():
             photo = parts.photo("Photo (optional)" if makes_people else "Photo", elem_id="endless-photo")
+            view = crop_view("endless-photo")
             parts.examples(parts.samples and parts.samples.photos, photo)
         with gr.Column():
             seed = seed_field("endless-seed")
@@ -52,8 +53,9 @@ def endless_tab(parts: PageParts) -> None:
                 value="diffusion" if has_transitions else "none",
                 label="Motion",
             )
-            with gr.Accordion("Settings", open=False):
-                crop = crop_field("endless")
+            with gr.Accordion("Settings", open=False, elem_id="endless-settings"):
+                crop, paste = crop_field("endless"), paste_field("endless", "photo")
+            show_crop(parts, view, photo, crop, crop_photo)
         with gr.Column():
             live = live_video("Live", HEIGHT, elem_id="endless-live")
             finished = result_video("Finished video", visible=False, elem_id="endless-finished")
@@ -67,7 +69,8 @@ def endless_tab(parts: PageParts) -> None:
         *values: object,
     ) -> Iterator[list[object]]:
         with parts.sessions.job(request, "endless", progress) as job:
-            yield from go_on(parts, job, *values)
+            *drawing, crop, paste_back = values
+            yield from go_on(parts, job, *drawing, Cropping(crop, paste_back))
 
     def end(request: gr.Request) -> list[object]:
         jobs = parts.sessions.of(request).stop("endless")
@@ -77,7 +80,11 @@ def endless_tab(parts: PageParts) -> None:
         return show_finished(results[0], "Stopped.") if results else [gr.skip(), gr.skip(), "Stopped."]
 
     running = start.click(
-        run, [photo, seed, seconds, transition, crop], outputs, show_progress_on=status, api_visibility="private"
+        run,
+        [photo, seed, seconds, transition, crop, paste],
+        outputs,
+        show_progress_on=status,
+        api_visibility="private",
     )
     stop.click(end, None, outputs, cancels=[running], **AT_ONCE)
 
@@ -88,25 +95,34 @@ def show_finished(path: Path, message: str) -> list[object]:
 
 
 def go_on(
-    parts: PageParts, job: Job, photo: str | None, seed: int, seconds: float, transition: str, crop: str
+    parts: PageParts,
+    job: Job,
+    photo: str | None,
+    seed: int,
+    seconds: float,
+    transition: str,
+    cropping: Cropping,
 ) -> Iterator[list[object]]:
     r"""Yields the outputs of the tab: piece after piece, then the finished video, even where it is stopped."""
     needs_photo = photo is not None or not parts.studio.makes_people
-    image = crop_photo(photo, crop, parts.studio.frame_size).frame if needs_photo else None
+    source = crop_photo(photo, cropping.crop, parts.studio.frame_size) if needs_photo else None
     num_frames = round(seconds * FRAMES_PER_SECOND)
     yield [gr.Video(None, visible=True), gr.Video(visible=False), "Drawing the first frame ..."]
     frames = parts.studio.infinite.stream(
-        image,
+        source and source.frame,
         num_frames=num_frames,
         transition=transition,
         generator=generator_of(seed),
         decode_chunk_size=FIRST_PIECES[-1],
         output_type="pt",
     )
+    shown = (frame * 2 - 1 for frame in frames)
+    if cropping.paste_back and source is not None:
+        shown = source.paste(shown)
     path = job.session.new_file("endless", ".mp4")
     done = 0
     with video_io.VideoWriter(path, FRAMES_PER_SECOND) as writer, contextlib.closing(frames):
-        for pictures in in_pieces(frame * 2 - 1 for frame in frames):
+        for pictures in in_pieces(shown):
             piece = encode_piece(pictures, FRAMES_PER_SECOND, done / FRAMES_PER_SECOND)
             writer.write(torch.stack(pictures))
             done += len(pictures)

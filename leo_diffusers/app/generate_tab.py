@@ -10,7 +10,7 @@ from .components import (
     seed_field,
     start_and_stop,
 )
-from .crops import Cropping, crop_field, crop_photo, paste_field
+from .crops import Cropping, crop_field, crop_photo, crop_view, paste_field, show_crop
 from .sessions import Job
 
 
@@ -26,6 +26,7 @@ def generate_tab(parts: PageParts) -> None:
     with gr.Row():
         with gr.Column():
             photo = parts.photo("Photo (optional)" if makes_people else "Photo", elem_id="generate-photo")
+            view = crop_view("generate-photo")
             parts.examples(parts.samples and parts.samples.photos, photo)
         with gr.Column():
             seed = seed_field("generate-seed")
@@ -48,6 +49,7 @@ def generate_tab(parts: PageParts) -> None:
             )
             with gr.Accordion("Settings", open=False, elem_id="generate-settings"):
                 crop, paste = crop_field("generate"), paste_field("generate", "photo")
+        show_crop(parts, view, photo, crop, crop_photo)
         with gr.Column():
             result = result_video("Result", elem_id="generate-result")
             start, stop = start_and_stop("Generate", "generate")

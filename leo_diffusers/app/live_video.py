@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 import torch
+import torch.nn.functional as F
 
 from .. import video_io
 from ..video_io.ffmpeg import FFmpegError, ffmpeg_command, last_line, run_ffmpeg
@@ -31,7 +32,7 @@ class Piece:
 def encode_piece(frames: list[torch.Tensor], frames_per_second: float, start: float) -> Piece:
     r"""
     Args:
-        frames (`list[torch.Tensor]`): Frames (3, H, W) in [-1, 1], of even size.
+        frames (`list[torch.Tensor]`): Frames (3, H, W) in [-1, 1]; the last row or column of an odd size comes twice.
         frames_per_second (`float`): Their rate.
         start (`float`): Seconds of the video that came before.
 
@@ -41,7 +42,9 @@ def encode_piece(frames: list[torch.Tensor], frames_per_second: float, start: fl
     Raises:
         FFmpegError: If ffmpeg fails.
     """
-    height, width = frames[0].shape[-2:]
+    pictures = torch.stack(frames)
+    pictures = F.pad(pictures, (0, pictures.shape[-1] % 2, 0, pictures.shape[-2] % 2), mode="replicate")
+    height, width = pictures.shape[-2:]
     command = ffmpeg_command("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}")
     command += ["-r", str(frames_per_second), "-i", "pipe:0", *BT709.split(), "-pix_fmt", "yuv420p"]
     # No B-frames: they would begin a piece before its time.
@@ -49,7 +52,7 @@ def encode_piece(frames: list[torch.Tensor], frames_per_second: float, start: fl
     command += ["-output_ts_offset", f"{START_TIME + start:.6f}", "-muxdelay", "0", "-muxpreload", "0"]
     command += ["-f", "mpegts", "pipe:1"]
     with run_ffmpeg(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as (process, log):
-        data, _ = process.communicate(video_io.to_uint8(torch.stack(frames)).tobytes())
+        data, _ = process.communicate(video_io.to_uint8(pictures).tobytes())
         if process.returncode != 0:
             raise FFmpegError(f"ffmpeg failed to encode the video: {last_line(log)}")
     return Piece(data, len(frames) / frames_per_second)

@@ -82,6 +82,14 @@ def test_one_square_for_all_frames_of_a_video(detector, wide_video):
     square = crops.video_square(wide_video, "auto")
     assert (square.side, square.left) == (34, 37)
     assert crops.video_square(wide_video, "center") == Square(0, 20, 60)
+    first = crops.crop_first_frame(wide_video.path, "auto", 16, max_seconds=1)
+    assert first.square == square and not first.is_whole
+    torch.testing.assert_close(first.frame, next(iter(VideoReader(wide_video.path, 16, square=square))))
+
+
+def test_what_is_square_is_seen_whole(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "square.png")
+    assert crops.crop_photo(str(tmp_path / "square.png"), "center", 16).is_whole
 
 
 def test_a_face_that_is_seen_once_is_none(monkeypatch, messages, wide_video):

@@ -68,6 +68,8 @@ def test_a_result_goes_back_into_a_photo_that_is_more_than_a_face(visitor, drivi
         visitor.clear(name)
         visitor.upload(name, path)
         visitor.page.locator(f"#{name} [src*='{path.name}']").wait_for()
+    view = visitor.page.locator("#animate-photo-view img")
+    assert np.asarray(Image.open(file_of(view.get_attribute("src")))).shape == (128, 128, 3)
     visitor.page.locator("#animate-settings > button").click()
     visitor.page.locator("#animate-paste input").check()
     visitor.click("animate-start")

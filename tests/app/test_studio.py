@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -71,7 +72,7 @@ def test_a_stopped_job_ends_at_its_next_step(parts):
 
 def test_endless_video_is_kept_when_it_is_stopped(parts, samples):
     job = NotedJob(parts)
-    outputs = go_on(parts, job, samples.photos[0], 0, 5, "none", "center")
+    outputs = go_on(parts, job, samples.photos[0], 0, 5, "none", CENTRE)
     next(outputs)  # the fields are cleared
     pieces = [next(outputs)[0] for _ in range(2)]
     assert [piece.seconds for piece in pieces] == [1 / 25, 8 / 25]
@@ -81,8 +82,19 @@ def test_endless_video_is_kept_when_it_is_stopped(parts, samples):
     assert len(VideoReader(job.result)) == 1 + 8 + 25
 
 
-def test_pieces_join_to_one_video(tmp_path):
-    frames = torch.rand(10, 3, 32, 32) * 2 - 1
+def test_endless_video_goes_back_into_its_photo(parts, samples, tmp_path):
+    photo = np.pad(np.asarray(Image.open(samples.photos[0]).convert("RGB")), ((0, 31), (0, 0), (0, 0)))
+    Image.fromarray(photo[:, :127]).save(tmp_path / "high.png")
+    job = NotedJob(parts)
+    list(go_on(parts, job, str(tmp_path / "high.png"), 0, 0.4, "none", Cropping("center", paste_back=True)))
+    frames = torch.stack(list(VideoReader(job.result)))
+    assert frames.shape == (10, 3, 160, 128)  # even, of 159 x 127
+    assert (frames[:, :, 147:] < -0.9).all() and (frames[:, :, 40:100] > -0.9).any()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (31, 33)])
+def test_pieces_join_to_one_video(tmp_path, size):
+    frames = torch.rand(10, 3, *size) * 2 - 1
     pieces = [encode_piece(list(frames[:4]), 25, 0), encode_piece(list(frames[4:]), 25, 4 / 25)]
     (tmp_path / "joined.ts").write_bytes(b"".join(piece.data for piece in pieces))
     video = VideoReader(tmp_path / "joined.ts")
