@@ -6,7 +6,7 @@ from pathlib import Path
 
 from . import DEMO_MODEL, __version__, commands
 from .app import AppSettings, run_app
-from .command_line import OneLineParser, run_command
+from .command_line import OneLineParser, parse_direction, parse_reference_frame, run_command
 from .demo import LONG_FRAMES, run_demo
 from .pipelines.cropping import CROPS
 
@@ -14,23 +14,6 @@ from .pipelines.cropping import CROPS
 Subparsers = argparse._SubParsersAction
 Run = Callable[[argparse.Namespace], None]
 VIDEO_OUTPUT = "video to write: .mp4, .mov, .mkv, .avi, .webm, .gif, or a folder of PNG files"
-
-
-def parse_direction(text: str) -> tuple[int, float]:
-    r""" "6=0.3" -> (6, 0.3)."""
-    try:
-        index, amount = text.split("=")
-        return int(index), float(amount)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form INDEX=NUMBER, for example 6=0.3") from None
-
-
-def parse_reference_frame(text: str) -> int | str:
-    r""" "auto" or the index of a driving frame."""
-    try:
-        return text if text == "auto" else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is neither "auto" nor the number of a frame') from None
 
 
 def add_control_options(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,12 @@
-"""What every command of the package has in common: bad input ends it with one line and exit code 2."""
+"""What commands have in common: bad input ends them with one line and exit code 2, and they stop when asked to."""
 
 import argparse
+import contextlib
 import logging
+import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from huggingface_hub.utils import HfHubHTTPError
 
@@ -22,6 +24,23 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         r"""Ends the program with `message`."""
         self.exit(BAD_INPUT, f"{self.prog}: error: {message}\n")
+
+
+def parse_direction(text: str) -> tuple[int, float]:
+    r""" "6=0.3" -> (6, 0.3)."""
+    try:
+        index, amount = text.split("=")
+        return int(index), float(amount)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form INDEX=NUMBER, for example 6=0.3") from None
+
+
+def parse_reference_frame(text: str) -> int | str:
+    r""" "auto" or the index of a driving frame."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither "auto" nor the number of a frame') from None
 
 
 def run_command(name: str, work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
@@ -63,3 +82,21 @@ def run_script(work: Callable[[argparse.Namespace], None], parser: argparse.Argu
         parser (`argparse.ArgumentParser`): Its arguments.
     """
     sys.exit(run_command(parser.prog, work, parser.parse_args()))
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    r"""Ctrl-C, SIGTERM and a closed terminal only make a note, however often, so that a file can be finished."""
+    requested = False
+
+    def request(signal_number: int, stack: object) -> None:
+        nonlocal requested
+        requested = True
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, request) for number in numbers}
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -4,10 +4,9 @@ import argparse
 import contextlib
 import os
 import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from . import video_io
 from .code_export import export_code
+from .command_line import stop_requests
 from .lia_checkpoint import load_lia_checkpoint
 from .model_card import check_license, take_over_training
 from .onnx_export import check_packages, export_onnx
@@ -145,24 +145,6 @@ def motion_control_of(arguments: argparse.Namespace, motion_dim: int) -> MotionC
         return None
     scale = dict.fromkeys(range(motion_dim), arguments.motion_scale) | factors
     return MotionControl(scale, values, arguments.smoothing)
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    r"""Ctrl-C, SIGTERM and a closed terminal only make a note, however often, so that a file can be finished."""
-    requested = False
-
-    def request(signal_number: int, stack: object) -> None:
-        nonlocal requested
-        requested = True
-
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, request) for number in numbers}
-    try:
-        yield lambda: requested
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class RawVideoWriter(contextlib.AbstractContextManager):

@@ -22,7 +22,7 @@ ALLOWED = {
     "training": {"training", "models", "data", "video_io", "model_card"},
     "pipelines": {"pipelines", "models", "video_io", "model_card"},
     "code_loader": set(),
-    "app": {"app", "pipelines", "models", "data", "video_io", "commands", "DEMO_MODEL"},
+    "app": {"app", "pipelines", "models", "data", "video_io", "commands", "command_line", "DEMO_MODEL"},
     "model_card": set(),
     "lia_checkpoint": {"models"},
 }

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..commands import stop_requests
+from ..command_line import stop_requests
 from .settings import AppSettings
 
 

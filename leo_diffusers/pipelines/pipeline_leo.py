@@ -68,7 +68,7 @@ class LEOPipeline(MotionPipeline):
         if num_frames is not None and num_frames > sequence_length:
             raise ValueError(
                 f"`num_frames` must be at most {sequence_length}, the sequence length that `motion_unet` was trained "
-                f"on, got {num_frames}: LEOInfinitePipeline makes longer videos."
+                f"on, got {num_frames}: LEOInfinitePipeline (leo-diffusers stream) makes longer ones."
             )
         self.check_schedulers(num_inference_steps)
         self.chunk_size(decode_chunk_size)
