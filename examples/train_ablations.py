@@ -5,10 +5,9 @@ The papers' ablations in miniature: trains every variant of the networks on thre
 
     python examples/train_ablations.py --output_dir outputs/ablations --num_parallel 2
 
-Hours on two CPU cores. --embedded measures the embedded model instead, at its 128 pixels; it trains a judge, and
-motion with and without Linear Motion Condition on the embedded animator's codes. --smoke goes through all stages in
-minutes, for numbers that mean nothing. A run that was stopped goes on where it was. Tables and plots are in the
-folders of the tables, and lengths.png beside them.
+Hours on two CPU cores. --embedded measures the embedded model instead, at its 128 pixels, and trains nothing but a
+judge. --smoke goes through all stages in minutes, for numbers that mean nothing. A run that was stopped goes on where
+it was. Tables and plots are in the folders of the tables, and lengths.png beside them.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leo_diffusers import DEMO_MODEL, LEOPipeline, assemble_pipeline, load_components
+from leo_diffusers import DEMO_MODEL, assemble_pipeline
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.data.talking_heads import FIRST_HELD_OUT_SEED
 from leo_diffusers.evaluation.plots import plot_curves
@@ -67,9 +66,13 @@ ANIMATORS = {
     "free": ("20 directions, free basis", "--motion_dim 20 --motion_basis free"),
 }
 FIRST_ANIMATOR = "{animator-20-0}"  # whose codes motion is made of
-# LEO, Table 4: networks of motion
-CONDITIONS = {"lmc": "start", "no-lmc": "none"}
-MODELS = {f"model-{name}-{seed}" for name in CONDITIONS for seed in SEEDS}  # with each of these networks
+# LEO, Tables 4 and 5: networks of motion
+MOTION_NETWORKS = {
+    "lmc": "--condition start",
+    "no-lmc": "--condition none",
+    "transition": "--condition start_end --sequence_length 32",
+}
+MODELS = {f"model-{name}-{seed}" for name in ("lmc", "no-lmc") for seed in SEEDS}  # put together of all networks
 LENGTHS = {16: 1, 128: 8, 512: 32}  # frames of a video, and from one that is compared to the next: always 16 are
 
 
@@ -124,27 +127,19 @@ def extraction(output: str, animator: str, clips: str) -> Stage:
     )
 
 
-def condition_stages(animator: str, steps: int) -> list[Stage]:
-    r"""Motion with and without Linear Motion Condition, on every seed."""
-    options = f"--pretrained_model_name_or_path {animator} {MOTION}"
-    return [
-        Stage(f"{name}-{seed}", "train_lmdm.py", f"--condition {condition} {options}", steps, SMOKE_SAMPLES, seed)
-        for seed in SEEDS
-        for name, condition in CONDITIONS.items()
-    ]
-
-
 def motion_stages() -> list[Stage]:
     r"""What draws codes and first frames for one animator; what is compared on every seed."""
     pretrained = f"--pretrained_model_name_or_path {FIRST_ANIMATOR}"
     few_frames = f"--train_batch_size 2 {SMOKE_SAMPLES}"
-    transition = f"--condition start_end --sequence_length 32 {pretrained} {MOTION}"
     return [
         extraction("codes", FIRST_ANIMATOR, "{clips}"),
         Stage("prior", "train_motion_prior.py", f"{pretrained} {PRIOR}", 4000, SMOKE_SAMPLES),
         Stage("first-frame", "train_first_frame.py", f"{pretrained} {FIRST_FRAME}", 6000, few_frames),
-        *condition_stages(FIRST_ANIMATOR, 2500),
-        *(Stage(f"transition-{seed}", "train_lmdm.py", transition, 2500, SMOKE_SAMPLES, seed) for seed in SEEDS),
+        *(
+            Stage(f"{name}-{seed}", "train_lmdm.py", f"{options} {pretrained} {MOTION}", 2500, SMOKE_SAMPLES, seed)
+            for seed in SEEDS
+            for name, options in MOTION_NETWORKS.items()
+        ),
     ]
 
 
@@ -182,26 +177,19 @@ def animator_table() -> Stage:
     return table("animators", "ablation reconstruction", reconstruction, FEW_VIDEOS)
 
 
-def condition_tables(num_clips: int, needs: tuple[str, ...]) -> list[Stage]:
-    r"""Videos from nothing with and without Linear Motion Condition (LEO, Table 4)."""
-    drawn = f"--test_data_dir {{test}} --num_clips {num_clips} {DRAWN}"
-    conditions = variants({"model-lmc": "with LMC", "model-no-lmc": "without LMC"})
-    # What of the error comes from the poses that the motion prior draws for LMC to start from.
-    poses = f"--start_codes_dir {{test-codes}} {variants({'model-lmc': 'with LMC, real poses'})}"
-    return [
-        table("lmc", "ablation generation", f"{drawn} {conditions}", FEW_CLIPS, needs),
-        table("lmc-poses", "ablation generation", f"{drawn} {poses}", FEW_CLIPS, needs),
-    ]
-
-
 def motion_tables() -> list[Stage]:
     r"""The tables of the networks of motion."""
     networks = tuple(stage.output for stage in motion_stages())
+    from_nothing = f"--test_data_dir {{test}} --num_clips 128 {DRAWN}"
+    conditions = variants({"model-lmc": "with LMC", "model-no-lmc": "without LMC"})
+    # What of the error comes from the poses that the motion prior draws for LMC to start from.
+    poses = f"--start_codes_dir {{test-codes}} {variants({'model-lmc': 'with LMC, real poses'})}"
     repetition = f"--motion_codes_dir {{test-codes}} --num_videos 100 {variants({'model-lmc': 'LEO'})}"
     return [
         # No two clips of the test show the same motion; of the training's, two each do.
         extraction("test-codes", FIRST_ANIMATOR, "{test}"),
-        *condition_tables(128, networks),
+        table("lmc", "ablation generation", f"{from_nothing} {conditions}", FEW_CLIPS, networks),
+        table("lmc-poses", "ablation generation", f"{from_nothing} {poses}", FEW_CLIPS, networks),
         table("repetition", "ablation repetition", repetition, f"{FEW_VIDEOS} {FEW_FRAMES}", networks),
         *length_tables("ablation generation", lambda length: variants({"model-lmc": f"{length} frames"}), networks),
     ]
@@ -212,7 +200,6 @@ def embedded_stages() -> tuple[Stage, ...]:
     reconstruction = f"--test_data_dir {{test}} --num_frames 64 {JUDGED}"
     from_nothing = f"--test_data_dir {{test}} --num_clips 128 {DRAWN}"
     repetition = "--motion_codes_dir {test-codes} --num_videos 100"
-    motion = [extraction("codes", EMBEDDED, "{clips}"), *condition_stages(EMBEDDED, 4000)]
     return (
         *data_stages(size=128),
         extraction("test-codes", EMBEDDED, "{test}"),
@@ -220,8 +207,6 @@ def embedded_stages() -> tuple[Stage, ...]:
         table("nothing", "generation", from_nothing, FEW_CLIPS),
         *length_tables("generation", lambda length: ""),
         table("repetition", "repetition", repetition, f"{FEW_VIDEOS} {FEW_FRAMES}"),
-        *motion,
-        *condition_tables(64, tuple(stage.output for stage in motion)),
     )
 
 
@@ -236,14 +221,6 @@ def assemble(output_dir: Path) -> None:
         parts = {"lmc": (f"transition-{seed}", "prior", "first-frame"), "no-lmc": ("first-frame",)}
         for name, names in parts.items():
             pipeline = assemble_pipeline(output_dir / f"{name}-{seed}", [output_dir / part for part in names])
-            save_atomically(pipeline.save_pretrained, output_dir / f"model-{name}-{seed}")
-
-
-def assemble_embedded(output_dir: Path) -> None:
-    r"""The embedded model with each motion network in its own one's place."""
-    for seed in SEEDS:
-        for name in CONDITIONS:
-            pipeline = LEOPipeline.from_pretrained(DEMO_MODEL, **load_components(output_dir / f"{name}-{seed}"))
             save_atomically(pipeline.save_pretrained, output_dir / f"model-{name}-{seed}")
 
 
@@ -269,8 +246,9 @@ def main(args: argparse.Namespace) -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     stages = embedded_stages() if args.embedded else all_stages()
     recipe = Recipe(stages, EXAMPLES, args.output_dir, smoke=args.smoke, mixed_precision=args.mixed_precision)
-    recipe.run({stage.output for stage in stages if not stage.inputs & MODELS}, args.num_parallel)
-    (assemble_embedded if args.embedded else assemble)(args.output_dir)
+    if not args.embedded:
+        recipe.run({stage.output for stage in stages if not stage.inputs & MODELS}, args.num_parallel)
+        assemble(args.output_dir)
     recipe.run(num_parallel=args.num_parallel)
     for stage in (stage for stage in recipe.stages if stage.output.startswith("table-")):
         print(f"\n{stage.output}\n\n{(args.output_dir / stage.output / 'table.md').read_text()}")
