@@ -5,9 +5,10 @@ import pytest
 import torch
 import transformers
 from diffusers import DiffusionPipeline
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
-from tests.conftest import (
+from leo_diffusers import LEOPipeline
+from tests.support.tiny_diffusers import (
     HIDDEN,
     LETTERS,
     autoencoder,
@@ -121,6 +122,42 @@ def build_image_pipeline(name: str) -> DiffusionPipeline:
         if isinstance(network, torch.nn.Module):
             network.eval()
     return pipeline
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def code_of(pipeline: LEOPipeline, image: Image.Image) -> torch.Tensor:
+    with torch.no_grad():
+        return pipeline.animator.encode_source(pipeline.preprocess(image)).motion_code
+
+
+class Inverter:
+    """An editor that needs no networks: a negative, kept in a list."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, image: Image.Image, prompt: str) -> Image.Image:
+        self.seen.append((image, prompt))
+        return ImageOps.invert(image)
+
+
+@pytest.fixture
+def inverter() -> Inverter:
+    return Inverter()
+
+
+@pytest.fixture
+def edited_frame(clip_frames) -> Image.Image:
+    """The clip's first frame, edited as `inverter` would."""
+    return ImageOps.invert(Image.fromarray(clip_frames[0]))
+
+
+@pytest.fixture
+def other_photo(photo) -> Image.Image:
+    return photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 @pytest.fixture

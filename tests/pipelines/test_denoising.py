@@ -13,13 +13,10 @@ from diffusers import (
 from tqdm import tqdm
 
 from leo_diffusers.pipelines.denoising import PendingMotion, denoise, denoising_steps, without_clipping
+from tests.pipelines.conftest import seeded
 
 
 MOTION_DIM, NUM_SAMPLE_FRAMES, NUM_STEPS = 8, 15, 4
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

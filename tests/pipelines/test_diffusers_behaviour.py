@@ -14,16 +14,13 @@ from torch._dynamo.testing import CompileCounter
 
 from leo_diffusers import LEOEditPipeline, LEOInfinitePipeline, LEOPipeline, LIAPipeline, video_io
 from tests.conftest import build_full_pipeline
+from tests.pipelines.conftest import seeded
 
 
 PIPELINES = (LIAPipeline, LEOPipeline, LEOInfinitePipeline, LEOEditPipeline)
 NUM_STEPS = 3
 MOTION_DIM, CHUNK = 8, 15  # frames that a chunk adds: one less than the sequence length
 SHORT = {"num_inference_steps": NUM_STEPS, "output_type": "pt"}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def build_pipeline(pipeline_class: type[DiffusionPipeline]) -> DiffusionPipeline:

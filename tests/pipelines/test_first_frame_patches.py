@@ -7,10 +7,7 @@ import torch.nn.functional as F
 from leo_diffusers import LEOInfinitePipeline, LEOPipeline
 from leo_diffusers.pipelines.denoising import denoise
 from leo_diffusers.pipelines.motion_pipeline import patch_size
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.pipelines.conftest import seeded
 
 
 @pytest.fixture

@@ -10,14 +10,11 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from leo_diffusers import LEOInfinitePipeline, MotionUNet1DModel
 from leo_diffusers.pipelines.pipeline_leo_infinite import ease_in, pull_back
 from leo_diffusers.training.losses import denoising_loss, draw_noise
+from tests.pipelines.conftest import seeded
 
 
 MOTION_DIM, CHUNK = 8, 15  # frames that a chunk adds: one less than the sequence length
 CODES = {"num_inference_steps": 3, "output_type": "latent"}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def streamed(pipeline: LEOInfinitePipeline, image, **arguments) -> torch.Tensor:

@@ -19,12 +19,6 @@ FRAME_BYTES = 32 * 32 * 3
 
 
 @pytest.fixture
-def photo_file(tmp_path, photo) -> Path:
-    photo.save(tmp_path / "photo.png")
-    return tmp_path / "photo.png"
-
-
-@pytest.fixture
 def words(photo_file, full_folder) -> list[str]:
     """The command with a model and a photo."""
     return ["stream", "--model", str(full_folder), "--image", str(photo_file), "--num-inference-steps", "2"]
