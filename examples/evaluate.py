@@ -265,7 +265,7 @@ def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Re
     protocol = smaller(protocol, num_clips, repeats)
     start_codes = None
     if args.start_codes_dir is not None:
-        start_codes = MotionCodes.load(args.start_codes_dir).codes.to(accelerator.device)
+        start_codes = MotionCodes.load_made_by(pipeline.animator, args.start_codes_dir).codes
     described = generation_settings(pipeline, readers, protocol, settings, start_codes)
     parts = keep_parts(args, accelerator, **described)
     frame_size = pipeline.animator.config.frame_size
@@ -287,7 +287,7 @@ def measure_repetition(args: argparse.Namespace, accelerator: Accelerator) -> Re
     settings = RepetitionSettings(
         args.num_videos, args.num_frames, args.num_inference_steps, transitions, args.window, seed=args.seed
     )
-    reference = MotionCodes.load(args.motion_codes_dir)
+    reference = MotionCodes.load_made_by(pipeline.animator, args.motion_codes_dir)
     images = None if args.images is None else [video_io.read_image(path) for path in args.images]
     parts = keep_parts(
         args,

@@ -34,7 +34,6 @@ from leo_diffusers.training.denoising import (
     add_denoising_arguments,
     build_schedulers,
     check_denoising_arguments,
-    load_motion_codes,
     train_denoiser,
 )
 from leo_diffusers.training.publishing import describe_clips, describe_stream, write_training_card
@@ -277,7 +276,7 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"--validation_fraction must be between 0 and 0.9, got {args.validation_fraction}.")
     accelerator = build_accelerator(args)
     animator = LIAPipeline.from_pretrained(args.pretrained_model_name_or_path).animator.requires_grad_(False)
-    motion_codes = load_motion_codes(animator, args)
+    motion_codes = MotionCodes.load_made_by(animator, args.motion_codes_dir)
     resolution = animator.config.frame_size if args.resolution is None else args.resolution
     check_architecture(resolution, args)
     frames, validation_frames, data = build_data(accelerator, motion_codes, resolution, args)

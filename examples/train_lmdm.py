@@ -30,7 +30,6 @@ from leo_diffusers.training.denoising import (
     add_denoising_arguments,
     build_schedulers,
     check_denoising_arguments,
-    load_motion_codes,
     train_denoiser,
 )
 from leo_diffusers.training.publishing import describe_clips, write_training_card
@@ -182,7 +181,7 @@ def main(args: argparse.Namespace) -> None:
     check_arguments(args)
     accelerator = build_accelerator(args)
     animator = LIAPipeline.from_pretrained(args.pretrained_model_name_or_path).animator.requires_grad_(False)
-    motion_codes = load_motion_codes(animator, args)
+    motion_codes = MotionCodes.load_made_by(animator, args.motion_codes_dir)
     sequences = MotionSequences(motion_codes, args.sequence_length, seed=args.seed)
     unet = build_unet(motion_codes, args)
     noise_scheduler, scheduler = build_schedulers(args, clip_sample=False)  # codes are not confined to [-1, 1]

@@ -28,7 +28,6 @@ from leo_diffusers.training.denoising import (
     add_denoising_arguments,
     build_schedulers,
     check_denoising_arguments,
-    load_motion_codes,
     train_denoiser,
 )
 from leo_diffusers.training.publishing import describe_clips, write_training_card
@@ -129,7 +128,7 @@ def main(args: argparse.Namespace) -> None:
     check_denoising_arguments(args)
     accelerator = build_accelerator(args)
     animator = LIAPipeline.from_pretrained(args.pretrained_model_name_or_path).animator
-    motion_codes = load_motion_codes(animator, args)
+    motion_codes = MotionCodes.load_made_by(animator, args.motion_codes_dir)
     single_codes = MotionSequences(motion_codes, sequence_length=1, seed=args.seed)
     prior = build_prior(motion_codes, args)
     lengths = motion_codes.offsets.diff().tolist()

@@ -98,6 +98,25 @@ class MotionCodes:
             raise ValueError(f"The files in {folder} do not belong together: extract the codes again.")
         return motion_codes
 
+    @classmethod
+    def load_made_by(cls, animator: LIAModel, folder: str | Path) -> "MotionCodes":
+        r"""
+        Args:
+            animator ([`LIAModel`]): Of the model that the codes are for.
+            folder (`str` or `Path`): As of [`~MotionCodes.load`].
+
+        Raises:
+            FileNotFoundError: Where a file is missing.
+            ValueError: As [`~MotionCodes.load`], and where another animator made them.
+        """
+        motion_codes = cls.load(folder)
+        if motion_codes.animator_hash != hash_animator(animator):
+            raise ValueError(
+                f"The codes in {folder} were made by another animator than the model's: extract them again, with "
+                "examples/extract_motion_codes.py."
+            )
+        return motion_codes
+
 
 def hash_animator(animator: LIAModel) -> str:
     r"""

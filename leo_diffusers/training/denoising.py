@@ -9,8 +9,6 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch.utils.data import Dataset
 
-from ..data.motion_codes import MotionCodes, hash_animator
-from ..models.lia import LIAModel
 from .arguments import build_lr_scheduler, check_training_arguments
 from .losses import denoising_loss, draw_noise
 from .publishing import hub_repository, upload_model
@@ -64,22 +62,6 @@ def check_denoising_arguments(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--num_inference_steps must be from 1 to {args.num_train_timesteps}, got {args.num_inference_steps}."
         )
-
-
-def load_motion_codes(animator: LIAModel, args: argparse.Namespace) -> MotionCodes:
-    r"""
-    The codes of `--motion_codes_dir`.
-
-    Raises:
-        ValueError: Where another animator than that of `--pretrained_model_name_or_path` made them.
-    """
-    motion_codes = MotionCodes.load(args.motion_codes_dir)
-    if motion_codes.animator_hash != hash_animator(animator):
-        raise ValueError(
-            f"The codes in {args.motion_codes_dir} were made by another animator than "
-            f"{args.pretrained_model_name_or_path}: extract them again."
-        )
-    return motion_codes
 
 
 def build_schedulers(args: argparse.Namespace, clip_sample: bool) -> tuple[DDPMScheduler, DDIMScheduler]:

@@ -1,6 +1,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,6 +40,14 @@ def test_codes_round_trip(tmp_path):
     assert loaded.animator_hash == motion_codes.animator_hash
     files = {path.name for path in (tmp_path / "new" / "codes").iterdir()}
     assert files == {"motion_codes.safetensors", "motion_codes.json"}
+
+
+def test_codes_belong_to_their_animator(make_animator, tmp_path):
+    motion_codes = make_codes()
+    replace(motion_codes, animator_hash=hash_animator(make_animator())).save(tmp_path)
+    assert torch.equal(MotionCodes.load_made_by(make_animator(), tmp_path).codes, motion_codes.codes)
+    with pytest.raises(ValueError, match=f"The codes in {re.escape(str(tmp_path))} were made by another animator"):
+        MotionCodes.load_made_by(make_animator(seed=1), tmp_path)
 
 
 def test_file_format(tmp_path):

@@ -144,6 +144,18 @@ def test_repeated_motion_is_counted(run_example, full_folder, real_codes, tmp_pa
     assert "with transitions" in (tmp_path / "table.md").read_text() and (tmp_path / "trajectories.png").is_file()
 
 
+@pytest.mark.parametrize("is_repetition", [True, False])
+def test_codes_of_another_animator_are_refused(run_example, full_folder, labelled_folder, tmp_path, is_repetition):
+    codes = MotionCodes(torch.randn(5, 8), torch.tensor([0, 5]), ["a.mp4"], [25.0], "0123456789abcdef")
+    codes.save(tmp_path / "codes")
+    words = ["repetition", "--motion_codes_dir", tmp_path / "codes"]
+    if not is_repetition:
+        clips = ["--test_data_dir", labelled_folder, "--protocol", "stylegan_v", "--num_clips", 2]
+        words = ["generation", *clips, "--features", "random_i3d", "--start_codes_dir", tmp_path / "codes"]
+    options = ["--model", full_folder, "--output_dir", tmp_path / "out"]
+    assert "made by another animator" in run_example("evaluate.py", *words, *options, is_refused=True)
+
+
 def test_speed_is_measured(run_example, full_folder, tmp_path):
     options = ["--model", full_folder, "--lengths", 4, "--num_inference_steps", 2, "--repeats", 1]
     said = run_example("evaluate.py", "speed", *options, "--output_dir", tmp_path)

@@ -8,13 +8,12 @@ from accelerate import Accelerator
 
 from leo_diffusers import MotionPriorModel
 from leo_diffusers.command_line import OneLineParser
-from leo_diffusers.data.motion_codes import MotionCodes, MotionSequences, hash_animator
+from leo_diffusers.data.motion_codes import MotionCodes, MotionSequences
 from leo_diffusers.training.arguments import add_training_arguments
 from leo_diffusers.training.denoising import (
     add_denoising_arguments,
     build_schedulers,
     check_denoising_arguments,
-    load_motion_codes,
     train_denoiser,
 )
 
@@ -39,9 +38,9 @@ def make_args(tmp_path):
     return make
 
 
-def make_codes(animator_hash: str = "0123456789abcdef") -> MotionCodes:
+def make_codes() -> MotionCodes:
     codes = 2 * torch.randn(30, MOTION_DIM, generator=torch.Generator().manual_seed(0)) + 1
-    return MotionCodes(codes, torch.tensor([0, 12, 30]), ["a.mp4", "b.mp4"], [25.0, 25.0], animator_hash)
+    return MotionCodes(codes, torch.tensor([0, 12, 30]), ["a.mp4", "b.mp4"], [25.0, 25.0], "0123456789abcdef")
 
 
 # --- arguments ---
@@ -88,14 +87,6 @@ def test_noise_is_not_predicted_where_there_is_nothing_else(make_args):
 def test_refusals(make_args, changes, message):
     with pytest.raises(ValueError, match=message):
         check_denoising_arguments(make_args(**changes))
-
-
-def test_codes_belong_to_their_animator(make_args, make_animator, tmp_path):
-    args = make_args(motion_codes_dir=tmp_path / "codes", pretrained_model_name_or_path="my-animator")
-    make_codes(hash_animator(make_animator())).save(tmp_path / "codes")
-    assert torch.equal(load_motion_codes(make_animator(), args).codes, make_codes().codes)
-    with pytest.raises(ValueError, match="made by another animator than my-animator: extract them again"):
-        load_motion_codes(make_animator(seed=1), args)
 
 
 # --- the loop ---
