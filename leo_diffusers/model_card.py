@@ -11,11 +11,12 @@ from huggingface_hub import ModelCard, ModelCardData
 ANIMATE_USAGE = """\
 from PIL import Image
 from leo_diffusers import LIAPipeline
-from leo_diffusers.video_io import write_video
+from leo_diffusers.video_io import VideoReader, write_video
 
 pipeline = LIAPipeline.from_pretrained("{name}")
 output = pipeline(Image.open("photo.png"), "driving.mp4", motion_mode="relative")
-write_video("animated.mp4", output.frames[0], frames_per_second=25, audio_from="driving.mp4")"""
+rate = VideoReader("driving.mp4").frames_per_second
+write_video("animated.mp4", output.frames[0], rate, audio_from="driving.mp4")"""
 
 GENERATE_USAGE = """\
 from PIL import Image
@@ -89,11 +90,12 @@ for frame in pipeline.stream(num_frames=1000):  # or stream(Image.open("photo.pn
 EDIT_USAGE = """\
 from PIL import Image
 from leo_diffusers import LEOEditPipeline
-from leo_diffusers.video_io import write_video
+from leo_diffusers.video_io import VideoReader, write_video
 
 pipeline = LEOEditPipeline.from_pretrained("{name}")
 output = pipeline("video.mp4", edited_frame=Image.open("edited.png"))
-write_video("edited.mp4", output.frames[0], frames_per_second=25, audio_from="video.mp4")"""
+rate = VideoReader("video.mp4").frames_per_second
+write_video("edited.mp4", output.frames[0], rate, audio_from="video.mp4")"""
 
 REMOTE_CODE_USAGE = """\
 from diffusers import DiffusionPipeline
@@ -101,6 +103,8 @@ from diffusers import DiffusionPipeline
 # The folder carries its code: leo_diffusers need not be installed. Read that code before you trust it.
 pipeline = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)
 output = {call}"""
+
+HUB_TASK = "image-to-video"  # the one that the Hub has a page for
 
 LICENSE = re.compile(r"[a-z0-9]+([.+-]+[a-z0-9]+)*[+]*")
 
@@ -158,7 +162,12 @@ def write_model_card(
         ValueError: Where `license` is no identifier.
     """
     check_license(license)
-    data = ModelCardData(license=license, library_name="leo_diffusers", tags=["leo", "lia", "video", *tags])
+    data = ModelCardData(
+        license=license,
+        library_name="leo_diffusers",
+        pipeline_tag=HUB_TASK if HUB_TASK in tags else None,
+        tags=["leo", "lia", "video", *tags],
+    )
     terms = OTHER_LICENSE if license == "other" else NAMED_LICENSE.format(license=license)
     text = (
         f"# {title}\n\n{description}\n\n## Use\n\n```python\n{usage}\n```\n\n"

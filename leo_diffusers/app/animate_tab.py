@@ -42,7 +42,7 @@ def animate_tab(parts: PageParts) -> None:
         "Driving video, photo and result", height=None, visible=False, elem_id="animate-comparison"
     )
     with gr.Accordion("Settings", open=False, elem_id="animate-settings"), gr.Row():
-        fields = transfer_fields("auto").components()
+        fields = transfer_fields("auto", "photo").components()
         crop, paste = crop_field("animate"), paste_field("animate", "photo")
     show_crop(parts, photo_view, photo, crop, crop_photo)
     max_seconds = parts.settings.max_video_seconds
@@ -71,12 +71,12 @@ def animate_photo(
     source = crop_photo(photo, cropping.crop, frame_size)
     video = open_video(driving, parts.settings.max_video_seconds)
     cropped = video_io.VideoReader(driving, frame_size, square=video_square(video, cropping.crop))
-    writing = {"frames_per_second": video.frames_per_second, "audio_from": driving}
+    rate = video.frames_per_second
     frames = parts.studio.lia.stream(
         source.frame, read_driving(job, cropped, len(video)), decode_chunk_size=4, output_type="pt", **transfer
     )
     beside_path = job.session.new_file("comparison", ".mp4")
-    with video_io.VideoWriter(beside_path, **writing) as beside:
+    with video_io.VideoWriter(beside_path, rate) as beside:  # without the sound, which would be heard twice
 
         def animated() -> Iterator[torch.Tensor]:
             for driving_frame, frame in zip(cropped, frames):
@@ -84,7 +84,8 @@ def animate_photo(
                 yield frame * 2 - 1
 
         shown = source.paste(animated()) if cropping.paste_back else animated()
-        return parts.render(job, shown, len(video), "animated", **writing), str(beside_path)
+        path = parts.render(job, shown, len(video), "animated", frames_per_second=rate, audio_from=driving)
+        return path, str(beside_path)
 
 
 def read_driving(job: Job, video: video_io.VideoReader, num_frames: int) -> Iterator[torch.Tensor]:

@@ -64,11 +64,14 @@ class PageParts:
             gr.Examples([[path] for path in paths], [component], label="Examples")
 
     def check_upload(self, component: gr.Image | gr.Video, read: Callable[[str], object]) -> None:
-        r"""Refuses a bad file as soon as it is there, and notes a good one, to be removed with its session."""
+        r"""
+        Refuses a bad file as soon as it is there, uploaded, recorded or cut, and notes every one, to be removed with
+        its session.
+        """
 
         def check(path: str | None, request: gr.Request) -> object:
             r"""The new value of the field: none where the file is refused."""
-            if path is None:
+            if path is None or (self.samples is not None and self.samples.holds(path)):
                 return gr.skip()
             self.sessions.of(request).uploads.add(Path(path))
             try:
@@ -78,7 +81,7 @@ class PageParts:
                 return None
             return gr.skip()
 
-        component.upload(check, component, component, **AT_ONCE)
+        component.change(check, component, component, **AT_ONCE)
 
     def connect(
         self,
@@ -179,10 +182,10 @@ class TransferFields:
         return [self.mode, self.reference, self.scale, self.smoothing]
 
 
-def transfer_fields(reference: str) -> TransferFields:
-    r"""The fields, with `reference` chosen for the reference frame."""
+def transfer_fields(reference: str, picture: str) -> TransferFields:
+    r"""The fields, with `reference` chosen for the reference frame; the `picture` is what moves."""
     mode = gr.Radio(
-        [("Relative: add it to the photo's pose", "relative"), ("Absolute: take the pose over", "absolute")],
+        [(f"Relative: add it to the {picture}'s pose", "relative"), ("Absolute: take the pose over", "absolute")],
         value="relative",
         label="Motion",
     )
@@ -190,7 +193,7 @@ def transfer_fields(reference: str) -> TransferFields:
         [("The most alike", "auto"), ("The first", "first")],
         value=reference,
         label="Reference frame",
-        info="Of the video: its pose counts as that of the photo.",
+        info=f"Of the video: its pose counts as that of the {picture}.",
     )
     scale = gr.Slider(0, 2, value=1, step=0.05, label="Strength of the motion", info="1 is as in the video.")
     smoothing = gr.Slider(0, 5, value=0, step=0.25, label="Smoothing", info="Against jitter, in frames; 0 is off.")

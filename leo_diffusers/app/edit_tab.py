@@ -1,9 +1,14 @@
 """Edit: a video by its first frame."""
 
+from pathlib import Path
+
 import gradio as gr
 import PIL.Image
+import torch
+from gradio.components.image_editor import EditorData
 
 from .. import video_io
+from ..video_io.squares import Square
 from .components import (
     AT_ONCE,
     HEIGHT,
@@ -21,6 +26,7 @@ from .sessions import Job
 
 
 CANVAS = 512  # pixels: the side that a first frame is painted at
+SHAPE_TOLERANCE = 0.02  # of a picture's sides: the canvas holds whole pixels
 EDITOR_HEIGHT = HEIGHT + 56  # pixels: as high as a video and a button
 
 
@@ -38,7 +44,6 @@ def edit_tab(parts: PageParts) -> None:
             first = gr.Button("First frame", elem_id="edit-first")
         edited = gr.ImageEditor(
             label="Edit here",
-            type="pil",
             height=EDITOR_HEIGHT,
             canvas_size=(CANVAS, CANVAS),
             fixed_canvas=True,
@@ -48,6 +53,8 @@ def edit_tab(parts: PageParts) -> None:
             buttons=["download"],
             elem_id="edit-frame",
         )
+        # The files themselves, for they are to be removed with the session.
+        edited.preprocess = lambda payload: payload
         with gr.Column():
             result = result_video("Result", elem_id="edit-result")
             start, stop = start_and_stop("Edit", "edit")
@@ -58,16 +65,18 @@ def edit_tab(parts: PageParts) -> None:
         )
         seed = seed_field("edit-seed")
     with gr.Accordion("Settings", open=False, elem_id="edit-settings"), gr.Row():
-        fields = transfer_fields("first").components()
+        fields = transfer_fields("first", "frame").components()
         crop, paste = crop_field("edit"), paste_field("edit", "video")
     if samples is not None:
         pairs = [[clip, frame] for clip, frame in zip(samples.videos, samples.edited_frames)]
         gr.Examples(pairs, [video, edited], label="Examples", elem_id="edit-examples")
 
-    def show_first(request: gr.Request, video: str | None, crop: str) -> PIL.Image.Image:
-        with parts.sessions.job(request, "first frame"):
+    def show_first(request: gr.Request, video: str | None, crop: str) -> str:
+        with parts.sessions.job(request, "first frame") as job:
             seen = crop_first_frame(video, crop, parts.studio.frame_size, parts.settings.max_video_seconds)
-            return video_io.to_pil(seen.frame).resize((CANVAS, CANVAS), PIL.Image.Resampling.BICUBIC)
+            path = job.session.new_file("first-frame", ".png")
+            video_io.to_pil(seen.frame).resize((CANVAS, CANVAS), PIL.Image.Resampling.BICUBIC).save(path)
+            return str(path)
 
     first.click(show_first, [video, crop], edited, concurrency_limit=None, api_visibility="private")
     # What was painted on another frame, or another part of it, no longer fits.
@@ -76,7 +85,7 @@ def edit_tab(parts: PageParts) -> None:
     def edit(
         job: Job,
         video: str | None,
-        edited: dict | None,
+        edited: EditorData | None,
         prompt: str | None,
         strength: float,
         seed: int,
@@ -86,30 +95,71 @@ def edit_tab(parts: PageParts) -> None:
     ) -> str:
         # Gradio gives None for a field that nobody touched.
         wish, cropping = ((prompt or "").strip(), strength, seed), Cropping(crop, paste_back)
-        return edit_video(parts, job, video, edited, wish, cropping, transfer_options(*transfer))
+        frame = read_canvas(job, edited)
+        return edit_video(parts, job, video, frame, wish, cropping, transfer_options(*transfer))
 
     inputs = [video, edited, prompt, strength, seed, crop, paste, *fields]
     parts.connect("edit", start, stop, edit, inputs, [result])
+
+
+def read_canvas(job: Job, edited: EditorData | None) -> PIL.Image.Image | None:
+    r"""What was painted or uploaded, RGBA, without the empty margins of the canvas; None where it is empty."""
+    if edited is None:
+        return None
+    files = [edited.background, *edited.layers, edited.composite]
+    job.session.uploads.update(Path(file.path) for file in files if file is not None)
+    if edited.composite is None:
+        return None
+    picture = PIL.Image.open(edited.composite.path).convert("RGBA")
+    box = picture.getchannel("A").getbbox()
+    return None if box is None else picture.crop(box)
+
+
+def fit_canvas(picture: PIL.Image.Image, video: video_io.VideoReader, square: Square, frame_size: int) -> torch.Tensor:
+    r"""
+    An edited frame as the model takes it.
+
+    Args:
+        picture (`PIL.Image.Image`): The square that is used of the video's frames, or all of a frame, at any size.
+        video ([`~video_io.VideoReader`]): The video.
+        square ([`Square`]): Of its frames.
+        frame_size (`int`): Side of what the model sees.
+
+    Returns:
+        `torch.Tensor` of shape `(3, S, S)`: In [-1, 1].
+
+    Raises:
+        ValueError: Where the picture has neither shape.
+    """
+    width, height = picture.size
+    if abs(width - height) <= SHAPE_TOLERANCE * max(width, height):
+        picture = picture.resize((frame_size, frame_size), PIL.Image.Resampling.LANCZOS)
+        return video_io.to_frame(picture)
+    if abs(width / height * video.height / video.width - 1) <= SHAPE_TOLERANCE:
+        picture = picture.resize((video.width, video.height), PIL.Image.Resampling.LANCZOS)
+        return video_io.to_frame(picture, frame_size, square)
+    raise ValueError(
+        "The edited frame is neither square nor of the video's shape: press First frame, and edit that one."
+    )
 
 
 def edit_video(
     parts: PageParts,
     job: Job,
     path: str | None,
-    edited: dict[str, object] | None,
+    frame: PIL.Image.Image | None,
     wish: tuple[str, float, int],
     cropping: Cropping,
     transfer: dict[str, object],
 ) -> str:
     r"""Writes the edited video: by the painted frame, or by a wish of prompt, strength and seed."""
     video = open_video(path, parts.settings.max_video_seconds)
-    frame = edited and edited["composite"]
+    square = video_square(video, cropping.crop)
     pipeline = parts.studio.edit
     if frame is not None and wish[0]:
         raise ValueError("There are an edited frame and a prompt: empty one of them.")
     if frame is not None:
-        # The canvas is larger than the model's frames; what is transparent becomes white.
-        how = {"edited_frame": video_io.to_frame(frame, parts.studio.frame_size)}
+        how = {"edited_frame": fit_canvas(frame, video, square, parts.studio.frame_size)}
     elif pipeline.editor is not None and wish[0]:
         prompt, strength, seed = wish
         arguments = {"strength": strength} if parts.studio.editor_takes_strength else {}
@@ -117,7 +167,6 @@ def edit_video(
         job.report("Editing the first frame", 0, len(video), "frames")
     else:
         raise ValueError("There is no edited frame yet: press First frame and paint on it, or upload one.")
-    square = video_square(video, cropping.crop)
     cropped = video_io.VideoReader(path, square=square)
     stream = pipeline.stream(cropped, decode_chunk_size=4, output_type="pt", **how, **transfer)
     frames = (frame * 2 - 1 for frame in stream)

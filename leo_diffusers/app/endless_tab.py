@@ -59,7 +59,7 @@ def endless_tab(parts: PageParts) -> None:
         with gr.Column():
             live = live_video("Live", HEIGHT, elem_id="endless-live")
             finished = result_video("Finished video", visible=False, elem_id="endless-finished")
-            status = gr.Markdown(elem_id="endless-status", min_height=32)
+            status = gr.Markdown(elem_id="endless-status", min_height=64)  # a line, or the place in the queue
             start, stop = start_and_stop("Start", "endless")
     outputs = [live, finished, status]
 
@@ -90,8 +90,8 @@ def endless_tab(parts: PageParts) -> None:
 
 
 def show_finished(path: Path, message: str) -> list[object]:
-    r"""The outputs at the end: the whole video in the live one's place."""
-    return [gr.Video(visible=False), gr.Video(str(path), visible=True), message]
+    r"""The outputs where it was stopped: the whole video in the live one's place."""
+    return [gr.Video(visible=False), gr.Video(str(path), visible=True, autoplay=True), message]
 
 
 def go_on(
@@ -130,7 +130,11 @@ def go_on(
                 break
             yield [piece, gr.skip(), f"{done / FRAMES_PER_SECOND:.1f} of {seconds:g} seconds are made."]
     job.result = path
-    yield show_finished(path, f"Finished: {done / FRAMES_PER_SECOND:.1f} seconds.")
+    message = f"Finished: {done / FRAMES_PER_SECOND:.1f} seconds."
+    if job.is_stopped:
+        yield show_finished(path, message)
+    else:  # what was made faster than it plays goes on playing
+        yield [gr.skip(), gr.Video(str(path), visible=True, autoplay=False), message]
 
 
 def in_pieces(frames: Iterator[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

@@ -75,7 +75,7 @@ def generate_videos(
     needs_photo = photo is not None or not parts.studio.makes_people
     source = crop_photo(photo, cropping.crop, parts.studio.frame_size) if needs_photo else None
     num_frames = round(seconds * FRAMES_PER_SECOND)
-    output = parts.studio.watched(num_frames * len(seeds), job.report)(
+    output = parts.studio.watched(job.report)(
         source and source.frame,
         num_frames=num_frames,
         num_inference_steps=steps,

@@ -50,7 +50,13 @@ def open_page(settings: AppSettings) -> None:
 
         page = build_page(Studio(settings), settings, folder)
         with stop_requests() as is_stopped:
-            _, url, _ = page.launch(**serving_options(settings), prevent_thread_lock=True)
+            try:
+                _, url, _ = page.launch(**serving_options(settings), prevent_thread_lock=True)
+            except OSError as error:  # Gradio's words are about its own arguments
+                place = f"{settings.host or 'this machine'}, port {settings.port or '7860 and those after it'}"
+                raise OSError(
+                    f"The page cannot be opened on {place}: choose a free --port, and a --host of here."
+                ) from error
             print(f"The page is open at {url} until Ctrl-C.", flush=True)
             while not is_stopped():
                 time.sleep(0.1)

@@ -54,7 +54,9 @@ footer .divider { display: none; }
 .video-container:has(> .source-selection) > .wrap { height: calc(100% - 40px); }
 /* The preview stays in sight of all sliders. */
 @media (max-width: 700px) {
-  #explore-preview-column { position: sticky; top: 0; z-index: 10; }
+  .gradio-container { overflow: clip !important; }
+  .row:has(> #explore-preview-column) { display: contents; }
+  #explore-preview-column { position: sticky; top: 0; z-index: 100; background: var(--body-background-fill); }
   #explore-preview { height: 200px !important; }
 }
 """

@@ -1,5 +1,6 @@
 """Sample photos and videos of drawn people, whom the embedded model knows, rendered when the page is built."""
 
+import filecmp
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +39,11 @@ class Samples:
     photos: list[str]
     videos: list[str]
     edited_frames: list[str]
+
+    def holds(self, path: str) -> bool:
+        r"""Whether a file is one of them, or what Gradio copied of one: it is everybody's, and stays."""
+        paths = [*self.photos, *self.videos, *self.edited_frames]
+        return any(Path(path).name == Path(one).name and filecmp.cmp(path, one, shallow=False) for one in paths)
 
 
 def most_frontal(motion: np.ndarray) -> int:

@@ -27,7 +27,7 @@ class AppSettings:
         max_endless_seconds (`int`): Length of an endless video at most: somewhere even they must end.
 
     Raises:
-        ValueError: Where `dtype` is none of these, or a limit is below 1.
+        ValueError: Where `dtype` is none of these, a limit is below 1, or there is no such port.
     """
 
     model: str = DEMO_MODEL
@@ -48,3 +48,5 @@ class AppSettings:
         for name in ("max_upload_megabytes", "max_video_seconds", "max_endless_seconds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.port is not None and not 0 < self.port < 2**16:
+            raise ValueError(f"`port` must be from 1 to {2**16 - 1}, got {self.port}.")

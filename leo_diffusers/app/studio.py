@@ -24,15 +24,17 @@ Report = Callable[[str, int, int, str], None]  # (what is being done, done, tota
 
 class StepReports:
     r"""
-    Stands in for the progress bar of a pipeline, and reports its steps.
+    Stands in for a progress bar of a pipeline, and reports its steps.
 
     Args:
-        report (`Callable`): Called as `("Denoising", done, total, "steps")`.
+        report (`Callable`): Called as `(what, done, total, unit)`.
+        what (`str`): Is being done.
         total (`int`): Number of steps.
+        unit (`str`): What they are, in the plural.
     """
 
-    def __init__(self, report: Report, total: int):
-        self.report, self.total, self.n = report, total, 0
+    def __init__(self, report: Report, what: str, total: int, unit: str):
+        self.report, self.what, self.total, self.unit, self.n = report, what, total, unit, 0
 
     def __enter__(self) -> "StepReports":
         return self
@@ -43,29 +45,24 @@ class StepReports:
     def update(self, steps: int = 1) -> None:
         r"""`steps` more are done."""
         self.n += steps
-        self.report("Denoising", self.n, self.total, "steps")
+        self.report(self.what, self.n, self.total, self.unit)
 
 
 class WatchedLEOPipeline(LEOPipeline):
     r"""
-    [`LEOPipeline`] that reports each denoising step, of the first frame's and of the motion's, and each group of
-    rendered frames. The report may raise an exception to end it.
+    [`LEOPipeline`] that reports each denoising step, of the first frame's and of the motion's, and each rendered
+    frame. The report may raise an exception to end it.
     """
 
     report: Report
-    num_frames_to_render: int
-    num_rendered = 0
 
     def progress_bar(self, iterable: object = None, total: int | None = None) -> StepReports:
         r"""Of the denoising loops."""
-        return StepReports(self.report, total)
+        return StepReports(self.report, "Denoising", total, "steps")
 
-    def animate(self, *args: object, **kwargs: object) -> Iterator[torch.Tensor]:
+    def rendering_bar(self, num_frames: int) -> StepReports:
         r"""As of [`LEOPipeline`]."""
-        for frames in super().animate(*args, **kwargs):
-            self.num_rendered += len(frames)
-            self.report("Rendering", self.num_rendered, self.num_frames_to_render, "frames")
-            yield frames
+        return StepReports(self.report, "Rendering", num_frames, "frames")
 
 
 class Studio:
@@ -127,10 +124,10 @@ class Studio:
             return [PLAIN_REACH] * self.lia.animator.config.motion_dim
         return [REACH * deviation for deviation in self.leo.motion_unet.config.motion_std]
 
-    def watched(self, num_frames: int, report: Report) -> WatchedLEOPipeline:
-        r"""A [`LEOPipeline`] for one call, which renders `num_frames` in all."""
+    def watched(self, report: Report) -> WatchedLEOPipeline:
+        r"""A [`LEOPipeline`] for one call."""
         pipeline = WatchedLEOPipeline.from_pipe(self.leo)
-        pipeline.num_frames_to_render, pipeline.report = num_frames, report
+        pipeline.report = report
         return pipeline
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline
+from tqdm import tqdm
 
 from .. import video_io
 from ..models.lia import LIAModel, LIASource
@@ -191,17 +192,25 @@ class AnimatorPipeline(PublishedPipeline):
     ) -> list | np.ndarray | torch.Tensor:
         r"""Renders motion codes (B, F, M) of as many videos of each source as is said, to what `output_type` names."""
         clips = []
-        for index, codes in enumerate(motion_codes):
-            row = index // num_videos_per_image
-            row_source = LIASource(
-                latent=source.latent[row : row + 1],
-                features=tuple(features[row : row + 1] for features in source.features),
-                motion_code=source.motion_code[row : row + 1],
-            )
-            background = backgrounds[row] if backgrounds else None
-            frames = self.finished_frames(row_source, [codes], decode_chunk_size, output_type, background)
-            clips.append(self.join(list(frames), output_type))
+        with self.rendering_bar(motion_codes.shape[0] * motion_codes.shape[1]) as progress_bar:
+            for index, codes in enumerate(motion_codes):
+                row = index // num_videos_per_image
+                row_source = LIASource(
+                    latent=source.latent[row : row + 1],
+                    features=tuple(features[row : row + 1] for features in source.features),
+                    motion_code=source.motion_code[row : row + 1],
+                )
+                background = backgrounds[row] if backgrounds else None
+                clip = []
+                for frame in self.finished_frames(row_source, [codes], decode_chunk_size, output_type, background):
+                    clip.append(frame)
+                    progress_bar.update()
+                clips.append(self.join(clip, output_type))
         return self.join(clips, output_type)
+
+    def rendering_bar(self, num_frames: int) -> tqdm:
+        r"""The progress bar of the frames that a call renders."""
+        return self.progress_bar(total=num_frames)
 
     def join(self, parts: list, output_type: str) -> list | np.ndarray | torch.Tensor:
         r"""Frames to a clip, or clips to a batch."""

@@ -270,7 +270,10 @@ class MotionPipeline(AnimatorPipeline):
         return self.animator.encode_source(torch.cat(frames)), backgrounds or None
 
     def check_generators(self, generator: Generators, batch_size: int) -> None:
-        r"""Refuses a list of generators of another length than the batch."""
+        r"""Refuses what is no generator, and a list of another length than the batch."""
+        for one in generator if isinstance(generator, list) else [generator]:
+            if one is not None and not isinstance(one, torch.Generator):
+                raise TypeError(f"`generator` must be a torch.Generator or a list of them, got {type(one).__name__}.")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"`generator` holds {len(generator)} generators for {batch_size} videos.")
 

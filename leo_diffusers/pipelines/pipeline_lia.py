@@ -22,11 +22,12 @@ EXAMPLE_DOC_STRING = """
         ```py
         >>> from PIL import Image
         >>> from leo_diffusers import DEMO_MODEL, LIAPipeline
-        >>> from leo_diffusers.video_io import write_video
+        >>> from leo_diffusers.video_io import VideoReader, write_video
 
         >>> pipeline = LIAPipeline.from_pretrained(DEMO_MODEL)  # or a folder, or a Hub id
         >>> output = pipeline(Image.open("photo.png"), "driving.mp4", motion_mode="relative", reference_frame="auto")
-        >>> write_video("animated.mp4", output.frames[0], frames_per_second=25, audio_from="driving.mp4")
+        >>> rate = VideoReader("driving.mp4").frames_per_second
+        >>> write_video("animated.mp4", output.frames[0], rate, audio_from="driving.mp4")
         >>> output.motion_codes.shape  # clips, frames, motion directions
         torch.Size([1, 16, 20])
         ```

@@ -198,6 +198,13 @@ def _tensor_to_pixels(image: torch.Tensor) -> np.ndarray:
         raise TypeError(f"An image tensor must be float in [-1, 1], got {image.dtype}: pass bytes as a NumPy array.")
     values = frame.detach().float().cpu().numpy()
     _check_range("An image tensor", values, -1, 1)
+    if 0 <= values.min() < values.max():
+        warnings.warn(
+            'An image tensor has no value below 0 and is read as one of [-1, 1]: of what `output_type="pt"` gave, '
+            "which is of [0, 1], pass `2 * frames - 1`.",
+            UserWarning,
+            stacklevel=3,
+        )
     return values.clip(-1, 1).transpose(1, 2, 0)
 
 

@@ -1,4 +1,5 @@
 import os
+import socket
 
 import pytest
 
@@ -12,6 +13,8 @@ def test_settings_are_checked():
     for name in ("max_upload_megabytes", "max_video_seconds", "max_endless_seconds"):
         with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
             AppSettings(**{name: 0})
+    with pytest.raises(ValueError, match="`port` must be from 1 to 65535, got 99999"):
+        AppSettings(port=99999)
 
 
 def test_the_command_line_has_every_setting_and_stays_on_this_machine():
@@ -28,6 +31,17 @@ def test_bad_input_is_one_line(capsys, tmp_path):
     assert main(["app", "--model", str(tmp_path / "absent")]) == 2
     assert "There is no model" in capsys.readouterr().err
     assert "GRADIO_TEMP_DIR" not in os.environ
+
+
+def test_a_taken_port_is_named(capsys):
+    pytest.importorskip("gradio")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert main(["app", "--device", "cpu", "--port", str(port)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"cannot be opened on 127.0.0.1, port {port}: choose a free --port" in error
 
 
 def test_without_gradio_the_command_says_what_to_install(capsys, monkeypatch):

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,14 +7,17 @@ import torch
 from PIL import Image
 
 from leo_diffusers import DEMO_MODEL, LEOPipeline
-from leo_diffusers.video_io import VideoReader, to_frame, write_video
+from leo_diffusers.video_io import Square, VideoReader, to_frame, write_video
 
 
 gr = pytest.importorskip("gradio")
 
+from gradio.components.image_editor import EditorData  # noqa: E402
+from gradio.data_classes import FileData  # noqa: E402
+
 from leo_diffusers.app.components import PageParts, generator_of, transfer_options  # noqa: E402
 from leo_diffusers.app.crops import Cropping  # noqa: E402
-from leo_diffusers.app.edit_tab import edit_video  # noqa: E402
+from leo_diffusers.app.edit_tab import edit_video, fit_canvas, read_canvas  # noqa: E402
 from leo_diffusers.app.endless_tab import go_on  # noqa: E402
 from leo_diffusers.app.explore_tab import encoded  # noqa: E402
 from leo_diffusers.app.generate_tab import generate_videos  # noqa: E402
@@ -101,6 +105,48 @@ def test_pieces_join_to_one_video(tmp_path, size):
     assert (len(video), video.frames_per_second) == (10, 25)
 
 
+def test_endless_video_that_ends_by_itself_plays_on(parts, samples):
+    job = NotedJob(parts)
+    *_, last = go_on(parts, job, samples.photos[0], 0, 0.4, "none", CENTRE)
+    live, finished, message = last
+    assert live == gr.skip() and finished.visible and not finished.autoplay and "Finished: 0.4" in message
+
+
+def canvas(size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
+    """A red picture on an empty canvas."""
+    picture = Image.new("RGBA", size)
+    picture.paste((255, 0, 0, 255), box)
+    return picture
+
+
+def test_an_edited_frame_is_the_square_or_all_of_a_frame(tmp_path):
+    write_video(tmp_path / "wide.mp4", np.zeros((3, 60, 100, 3), np.uint8), 25)
+    video, square = VideoReader(tmp_path / "wide.mp4"), Square(0, 20, 60)
+    parts = PageParts(None, AppSettings(), Sessions(tmp_path), None)
+    for box, is_right in (((0, 0, 64, 64), True), ((0, 13, 64, 51), True), ((0, 20, 64, 40), False)):
+        files = [FileData(path=str(tmp_path / "canvas.png"))] * 2
+        canvas((64, 64), box).save(tmp_path / "canvas.png")
+        job = NotedJob(parts)
+        picture = read_canvas(job, EditorData(background=files[0], layers=[], composite=files[1]))
+        assert picture.size == (box[2] - box[0], box[3] - box[1])
+        assert job.session.uploads == {tmp_path / "canvas.png"}
+        if is_right:
+            frame = fit_canvas(picture, video, square, 32)
+            assert frame.shape == (3, 32, 32) and (frame[0] > 0.95).all() and (frame[1:] < -0.95).all()
+        else:
+            with pytest.raises(ValueError, match="neither square nor of the video's shape"):
+                fit_canvas(picture, video, square, 32)
+    canvas((64, 64), (0, 0, 0, 0)).save(tmp_path / "canvas.png")
+    assert read_canvas(job, EditorData(background=None, layers=[], composite=files[0])) is None
+
+
+def test_samples_are_everybodys(samples, tmp_path):
+    shutil.copy(samples.photos[0], tmp_path)
+    assert samples.holds(tmp_path / Path(samples.photos[0]).name)
+    Image.new("RGB", (8, 8)).save(tmp_path / "person-1.png")
+    assert not samples.holds(tmp_path / "person-1.png") and not samples.holds(tmp_path / "other.png")
+
+
 def test_preview_and_walk(studio, samples, parts):
     job = NotedJob(parts)
     source = encoded(parts, job.session, samples.photos[0], "center")
@@ -132,7 +178,7 @@ def test_a_prompt_edits(stable_diffusion_folder, samples, tmp_path):
     assert job.reports[0][0] == "Editing the first frame"
     with pytest.raises(ValueError, match="no edited frame yet"):
         edit_video(parts, job, samples.videos[0], None, ("", 0.1, 0), CENTRE, options)
-    edited = {"composite": Image.open(samples.edited_frames[0])}
+    edited = Image.open(samples.edited_frames[0])
     with pytest.raises(ValueError, match="an edited frame and a prompt"):
         edit_video(parts, job, samples.videos[0], edited, ("red hair", 0.1, 0), CENTRE, options)
 
@@ -141,7 +187,7 @@ def test_an_edit_goes_back_into_the_video(parts, samples, tmp_path):
     frames = [to_frame(frame) for frame in VideoReader(samples.videos[0], num_frames=3)]
     wide = [torch.cat([frame[:, :, -30:], frame, frame[:, :, :30]], dim=-1) for frame in frames]
     write_video(tmp_path / "wide.mp4", torch.stack(wide), 25)
-    edited = {"composite": Image.open(samples.edited_frames[0])}
+    edited = Image.open(samples.edited_frames[0])
     options = transfer_options("relative", "first", 1, 0)
     path = edit_video(
         parts, NotedJob(parts), str(tmp_path / "wide.mp4"), edited, ("", 0, 0), Cropping("center", True), options

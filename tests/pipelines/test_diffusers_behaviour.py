@@ -188,6 +188,12 @@ def test_storage_in_eight_bits(pipeline, video_of):
 # --- what comes out ---
 
 
+def test_every_frame_is_counted(pipeline, video_of, capfd):
+    pipeline.set_progress_bar_config(disable=False)
+    num_frames = len(video_of(pipeline))
+    assert f"| {num_frames}/{num_frames} [" in capfd.readouterr().err
+
+
 def test_diffusers_writes_the_video(tmp_path, pipeline, photo, clip_frames):
     pytest.importorskip("imageio")
     if isinstance(pipeline, LEOEditPipeline):

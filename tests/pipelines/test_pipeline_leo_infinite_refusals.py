@@ -94,6 +94,12 @@ def test_a_stream_is_one_video(infinite_pipeline, photo, name):
     assert next(infinite_pipeline.stream(torch.zeros(1, 3, 32, 32), **CODES)).shape == (MOTION_DIM,)
 
 
+def test_refuses_what_is_no_generator(infinite_pipeline, photo):
+    for generator in (7, (seeded(), seeded()), [seeded(), 7]):
+        with pytest.raises(TypeError, match="`generator` must be a torch.Generator or a list of them"):
+            infinite_pipeline(photo, **CODES, num_videos_per_prompt=2, generator=generator)
+
+
 def test_refuses_a_number_of_generators_that_does_not_fit(infinite_pipeline, photo):
     for image in (None, photo):
         with pytest.raises(ValueError, match="`generator` holds 3 generators for 2 videos"):

@@ -192,3 +192,12 @@ def test_image_files_are_refused_by_name(tmp_path):
         write_image(tmp_path / "whole.png", torch.full((3, 4, 4), torch.nan))
     assert read_image(tmp_path / "whole.png").shape == (3, 64, 64)
     assert leftovers(tmp_path) == []
+
+
+def test_tensors_of_another_range_are_warned_of():
+    frame = torch.rand(3, 8, 8)
+    with pytest.warns(UserWarning, match=r"is read as one of \[-1, 1\]"):
+        to_frame(frame)
+    with warnings.catch_warnings(action="error"):
+        for image in (2 * frame - 1, torch.zeros(3, 8, 8), frame.permute(1, 2, 0).numpy()):
+            to_frame(image)
