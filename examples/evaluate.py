@@ -28,8 +28,8 @@ from safetensors.torch import load_file
 from leo_diffusers import DEMO_MODEL, LEOInfinitePipeline, LIAPipeline, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
 from leo_diffusers.commands import check_model
-from leo_diffusers.data.motion_codes import MotionCodes
-from leo_diffusers.data.video_clips import VideoClip, find_clips
+from leo_diffusers.data.motion_codes import MotionCodes, hash_tensors
+from leo_diffusers.data.video_clips import VideoClip, find_clips, identify_clips
 from leo_diffusers.evaluation.arguments import add_reader_arguments, build_readers
 from leo_diffusers.evaluation.cross import evaluate_cross
 from leo_diffusers.evaluation.generation import (
@@ -195,6 +195,7 @@ def load_model(args: argparse.Namespace, accelerator: Accelerator) -> DiffusionP
     r"""The model of `--model`, in float32."""
     check_model(args.model)
     pipeline = DiffusionPipeline.from_pretrained(args.model, dtype=torch.float32).to(accelerator.device)
+    args.frame_size = pipeline.animator.config.frame_size
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -205,13 +206,21 @@ def find_test_clips(args: argparse.Namespace, accelerator: Accelerator) -> list[
         raise ValueError(f"--num_videos must be at least 1, got {args.num_videos}.")
     # The main process looks at the clips; the others read what it found.
     with accelerator.main_process_first():
-        clips, _ = find_clips(args.test_data_dir, split="test", cache=args.shared_dir / ".clips.json")
+        clips, report = find_clips(args.test_data_dir, split="test", cache=args.shared_dir / ".clips.json")
+    args.clips = identify_clips(clips)
+    too_short = {name: f"It has {count} frames." for name, count in report.too_short.items()}
+    args.left_out = report.unreadable | too_short
     return clips[: args.num_videos]
+
+
+def describe_clips(args: argparse.Namespace, clips: list[VideoClip]) -> dict[str, object]:
+    r"""The data in a result: where they lie, which files they are, how these are coded."""
+    return {"test_data_dir": str(args.test_data_dir.resolve()), "clips": args.clips, "codecs": count_codecs(clips)}
 
 
 def keep_parts(args: argparse.Namespace, accelerator: Accelerator, **settings: object) -> EvaluationParts:
     r"""Where the measurements of a task are kept."""
-    settings = {"task": args.task, "version": VERSION, **settings}
+    settings = {"task": args.task, "version": VERSION, "frame_size": args.frame_size, **settings}
     return EvaluationParts(args.output_dir, settings, accelerator)
 
 
@@ -232,7 +241,7 @@ def measure_reconstruction(args: argparse.Namespace, accelerator: Accelerator) -
     pipeline = LIAPipeline.from_pipe(load_model(args, accelerator))
     clips, readers = find_test_clips(args, accelerator), build_readers(args, accelerator.device)
     settings = {"model": describe_pipeline(pipeline), "readers": readers.describe(), "num_frames": args.num_frames}
-    parts = keep_parts(args, accelerator, codecs=count_codecs(clips), **settings)
+    parts = keep_parts(args, accelerator, **describe_clips(args, clips), **settings)
     results = evaluate_reconstruction(pipeline, clips, readers, parts, args.num_frames)
     rows = [row_of("copying the source", results["copy"]), row_of(args.model_name, results["model"])]
     return Report(results, rows)
@@ -243,9 +252,11 @@ def measure_cross(args: argparse.Namespace, accelerator: Accelerator) -> Report:
     clips, readers = find_test_clips(args, accelerator), build_readers(args, accelerator.device)
     drawn = {"num_frames": args.num_frames, "num_pairs": args.num_pairs, "seed": args.seed}
     settings = {"model": describe_pipeline(pipeline), "readers": readers.describe(), **drawn}
-    parts = keep_parts(args, accelerator, codecs=count_codecs(clips), **settings)
+    parts = keep_parts(args, accelerator, **describe_clips(args, clips), **settings)
     results = evaluate_cross(pipeline, clips, readers, parts, **drawn)
-    return Report(results, [row_of(args.model_name, results["model"])])
+    # Features of another network are no video FID that stands beside the papers'.
+    title = args.model_name if args.features in (None, "video_fid") else f"{args.model_name} ({args.features})"
+    return Report(results, [row_of(title, results["model"])])
 
 
 def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Report:
@@ -267,10 +278,10 @@ def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Re
     if args.start_codes_dir is not None:
         start_codes = MotionCodes.load_made_by(pipeline.animator, args.start_codes_dir).codes
     described = generation_settings(pipeline, readers, protocol, settings, start_codes)
-    parts = keep_parts(args, accelerator, **described)
+    parts = keep_parts(args, accelerator, **describe_clips(args, clips), **described)
     frame_size = pipeline.animator.config.frame_size
     # With what identifies the clips, which variants that are added later must share.
-    real = {"test_data_dir": str(args.test_data_dir.resolve()), "num_videos": len(clips), "version": VERSION}
+    real = {**describe_clips(args, clips), "num_videos": len(clips), "version": VERSION}
     real |= real_settings(frame_size, readers, protocol, settings)
     real_parts = EvaluationParts(args.shared_dir / f"real-{frame_size}", real, accelerator)
     results = evaluate_generation(pipeline, clips, readers, real_parts, parts, protocol, settings, start_codes)
@@ -292,7 +303,7 @@ def measure_repetition(args: argparse.Namespace, accelerator: Accelerator) -> Re
     parts = keep_parts(
         args,
         accelerator,
-        images=None if args.images is None else [path.name for path in args.images],
+        images=None if images is None else [hash_tensors({"image": image}) for image in images],
         **repetition_settings(pipeline, reference, settings),
     )
     results = evaluate_repetition(pipeline, images, reference, parts, settings)
@@ -344,8 +355,10 @@ TASKS = {
 def measure_model(task: str, args: argparse.Namespace, accelerator: Accelerator) -> Report:
     r"""A task's report, whose results tell the settings that its parts were measured with."""
     report, path = TASKS[task].measure(args, accelerator), args.output_dir / "settings.json"
-    settings = json.loads(path.read_text()) if path.is_file() else {}
-    return replace(report, results={**report.results, "settings": settings})
+    results = {**report.results, "settings": json.loads(path.read_text()) if path.is_file() else {}}
+    if "left_out" in results:
+        results["left_out"] = getattr(args, "left_out", {}) | results["left_out"]
+    return replace(report, results=results)
 
 
 def measure_variants(args: argparse.Namespace, accelerator: Accelerator) -> Report:
@@ -353,6 +366,8 @@ def measure_variants(args: argparse.Namespace, accelerator: Accelerator) -> Repo
     names = [variant[0] for variant in args.variant]
     if min(map(len, args.variant)) < 2 or len(set(names)) < len(names):
         raise ValueError(f"--variant needs a name of its own and a model, got {' and '.join(map(repr, names))}.")
+    for model in (model for _, *models in args.variant for model in models):
+        check_model(model)
     results, rows = {}, {}
     for number, (name, *models) in enumerate(args.variant):
         reports = []

@@ -1,5 +1,6 @@
 """Edit: a video by its first frame."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
@@ -44,6 +45,8 @@ def edit_tab(parts: PageParts) -> None:
             first = gr.Button("First frame", elem_id="edit-first")
         edited = gr.ImageEditor(
             label="Edit here",
+            type="pil",
+            image_mode="RGBA",  # or what is empty would be white
             height=EDITOR_HEIGHT,
             canvas_size=(CANVAS, CANVAS),
             fixed_canvas=True,
@@ -53,8 +56,7 @@ def edit_tab(parts: PageParts) -> None:
             buttons=["download"],
             elem_id="edit-frame",
         )
-        # The files themselves, for they are to be removed with the session.
-        edited.preprocess = lambda payload: payload
+        edited.preprocess = with_files(edited.preprocess)
         with gr.Column():
             result = result_video("Result", elem_id="edit-result")
             start, stop = start_and_stop("Edit", "edit")
@@ -85,7 +87,7 @@ def edit_tab(parts: PageParts) -> None:
     def edit(
         job: Job,
         video: str | None,
-        edited: EditorData | None,
+        edited: dict | None,
         prompt: str | None,
         strength: float,
         seed: int,
@@ -95,23 +97,35 @@ def edit_tab(parts: PageParts) -> None:
     ) -> str:
         # Gradio gives None for a field that nobody touched.
         wish, cropping = ((prompt or "").strip(), strength, seed), Cropping(crop, paste_back)
-        frame = read_canvas(job, edited)
+        frame = read_canvas(parts, job, edited)
         return edit_video(parts, job, video, frame, wish, cropping, transfer_options(*transfer))
 
     inputs = [video, edited, prompt, strength, seed, crop, paste, *fields]
     parts.connect("edit", start, stop, edit, inputs, [result])
 
 
-def read_canvas(job: Job, edited: EditorData | None) -> PIL.Image.Image | None:
+def with_files(preprocess: Callable[[EditorData | None], dict | None]) -> Callable[[EditorData | None], dict | None]:
+    r"""What an editor hands on, and beside it the "files" that it came in, to be removed with the session."""
+
+    def preprocess_files(payload: EditorData | None) -> dict | None:
+        value = preprocess(payload)
+        if value is None:
+            return None
+        sent = [payload.background, *(payload.layers or []), payload.composite]
+        return {**value, "files": [Path(file.path) for file in sent if file is not None]}
+
+    return preprocess_files
+
+
+def read_canvas(parts: PageParts, job: Job, edited: dict[str, object] | None) -> PIL.Image.Image | None:
     r"""What was painted or uploaded, RGBA, without the empty margins of the canvas; None where it is empty."""
     if edited is None:
         return None
-    files = [edited.background, *edited.layers, edited.composite]
-    job.session.uploads.update(Path(file.path) for file in files if file is not None)
-    if edited.composite is None:
-        return None
-    picture = PIL.Image.open(edited.composite.path).convert("RGBA")
-    box = picture.getchannel("A").getbbox()
+    # Gradio makes the field anew where an example is chosen, and what it hands on then names no files.
+    files = [file for file in edited.get("files", ()) if parts.samples is None or not parts.samples.holds(file)]
+    job.session.uploads.update(files)
+    picture = edited["composite"]
+    box = None if picture is None else picture.getchannel("A").getbbox()
     return None if box is None else picture.crop(box)
 
 

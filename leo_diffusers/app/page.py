@@ -54,12 +54,14 @@ footer .divider { display: none; }
 .video-container:has(> .source-selection) > .wrap { height: calc(100% - 40px); }
 /* The preview stays in sight of all sliders. */
 @media (max-width: 700px) {
-  .gradio-container { overflow: clip !important; }
   .row:has(> #explore-preview-column) { display: contents; }
   #explore-preview-column { position: sticky; top: 0; z-index: 100; background: var(--body-background-fill); }
   #explore-preview { height: 200px !important; }
 }
 """
+
+# Gradio confines what is in CSS to what the container holds. Nothing sticks in one that hides what overflows.
+HEAD = "<style>@media (max-width: 700px) { .gradio-container { overflow: clip !important; } }</style>"
 
 
 def build_page(studio: Studio, settings: AppSettings, folder: Path) -> gr.Blocks:
@@ -104,6 +106,7 @@ def serving_options(settings: AppSettings) -> dict[str, object]:
         "max_file_size": f"{settings.max_upload_megabytes}mb",
         "theme": THEME,
         "css": CSS,
+        "head": HEAD,
         "footer_links": ["settings"],
         "run_history": False,
         "ssr_mode": False,

@@ -40,7 +40,7 @@ class Samples:
     videos: list[str]
     edited_frames: list[str]
 
-    def holds(self, path: str) -> bool:
+    def holds(self, path: str | Path) -> bool:
         r"""Whether a file is one of them, or what Gradio copied of one: it is everybody's, and stays."""
         paths = [*self.photos, *self.videos, *self.edited_frames]
         return any(Path(path).name == Path(one).name and filecmp.cmp(path, one, shallow=False) for one in paths)

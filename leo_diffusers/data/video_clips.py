@@ -1,10 +1,12 @@
 """A folder of videos -> the clips that can be trained on, each looked at once, and what is wrong with the others."""
 
 import csv
+import hashlib
 import json
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +42,24 @@ class VideoClip:
     num_frames: int
     frames_per_second: float
     start_frame: int = 0
+
+
+def identify_clips(clips: Sequence[VideoClip]) -> str:
+    r"""
+    A hash of which files some clips are, by their names, sizes and times of change, and of which frames are used.
+
+    Args:
+        clips (`Sequence[VideoClip]`): The clips.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for clip in clips:
+        files = sorted(clip.path.iterdir()) if clip.path.is_dir() else [clip.path]
+        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        digest.update(repr((clip.name, clip.start_frame, clip.num_frames, stats)).encode())
+    return digest.hexdigest()[:16]
 
 
 @dataclass

@@ -82,6 +82,12 @@ def build_readers(args: argparse.Namespace, device: torch.device) -> Readers:
     Raises:
         ValueError: Where one cannot be had; it names the argument and what to fetch.
     """
+    for name in ("lpips", "keypoints", "identity", "features"):
+        weights, chosen = getattr(args, f"{name}_weights", None), getattr(args, name, None)
+        if weights is not None and chosen in (None, False, "random_i3d"):
+            raise ValueError(f"--{name}_weights {weights} has no effect without a --{name} that reads it: name both.")
+    if getattr(args, "keypoints", None) == "face" and args.keypoints_weights is not None:
+        raise ValueError("--keypoints_weights is for --keypoints body: face-alignment brings its own.")
     readers = {}
     if args.label_network is not None:
         readers |= label_readers(load_label_network(args.label_network).to(device))

@@ -63,7 +63,9 @@ class EvaluationParts:
         path = folder / "settings.json"
         settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         with accelerator.main_process_first():
-            found = json.loads(path.read_text()) if path.is_file() else settings
+            self.folder.mkdir(parents=True, exist_ok=True)
+            is_begun = path.is_file() and any(self.folder.iterdir())  # what was refused has measured nothing
+            found = json.loads(path.read_text()) if is_begun else settings
             others = [name for name in {**found, **settings} if found.get(name) != settings.get(name)]
             if others:
                 name = others[0]
@@ -71,7 +73,6 @@ class EvaluationParts:
                     f"{folder} was measured with another `{name}`, {found.get(name)!r} and not "
                     f"{settings.get(name)!r}: repeat that, or name another --output_dir."
                 )
-            self.folder.mkdir(parents=True, exist_ok=True)
             if accelerator.is_main_process:
                 write_json(path, settings)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from ..data.motion_codes import MotionCodes
+from ..data.motion_codes import MotionCodes, hash_tensors
 from ..pipelines.motion_pipeline import Image
 from ..pipelines.pipeline_leo_infinite import LEOInfinitePipeline
 from .parts import EvaluationParts, Part
@@ -172,7 +172,11 @@ def repetition_settings(
     return {
         "repetition": asdict(settings),
         "model": describe_pipeline(pipeline),
-        "reference": {"animator_hash": reference.animator_hash, "num_clips": len(reference.clip_names)},
+        "reference": {
+            "animator_hash": reference.animator_hash,
+            "num_clips": len(reference.clip_names),
+            "codes": hash_tensors({"codes": reference.codes}),
+        },
     }
 
 

@@ -392,6 +392,7 @@ class VideoFIDFeatures(FeatureExtractor):
             raise ValueError(f"`input_norm` must be one of {', '.join(VIDEO_FID_NORMS)}, got {input_norm!r}.")
         super().__init__(*VIDEO_FID_WEIGHTS.load(ResNeXt3D, weights, download))
         self.input_norm = input_norm
+        self.name = f"{type(self).__name__}({input_norm})"  # in results: their numbers are not each other's
 
     @torch.no_grad()
     def forward(self, clips: torch.Tensor | np.ndarray) -> torch.Tensor:

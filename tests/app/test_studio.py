@@ -12,9 +12,6 @@ from leo_diffusers.video_io import Square, VideoReader, to_frame, write_video
 
 gr = pytest.importorskip("gradio")
 
-from gradio.components.image_editor import EditorData  # noqa: E402
-from gradio.data_classes import FileData  # noqa: E402
-
 from leo_diffusers.app.components import PageParts, generator_of, transfer_options  # noqa: E402
 from leo_diffusers.app.crops import Cropping  # noqa: E402
 from leo_diffusers.app.edit_tab import edit_video, fit_canvas, read_canvas  # noqa: E402
@@ -124,10 +121,8 @@ def test_an_edited_frame_is_the_square_or_all_of_a_frame(tmp_path):
     video, square = VideoReader(tmp_path / "wide.mp4"), Square(0, 20, 60)
     parts = PageParts(None, AppSettings(), Sessions(tmp_path), None)
     for box, is_right in (((0, 0, 64, 64), True), ((0, 13, 64, 51), True), ((0, 20, 64, 40), False)):
-        files = [FileData(path=str(tmp_path / "canvas.png"))] * 2
-        canvas((64, 64), box).save(tmp_path / "canvas.png")
-        job = NotedJob(parts)
-        picture = read_canvas(job, EditorData(background=files[0], layers=[], composite=files[1]))
+        job, files = NotedJob(parts), [tmp_path / "canvas.png"]
+        picture = read_canvas(parts, job, {"composite": canvas((64, 64), box), "files": files})
         assert picture.size == (box[2] - box[0], box[3] - box[1])
         assert job.session.uploads == {tmp_path / "canvas.png"}
         if is_right:
@@ -136,8 +131,7 @@ def test_an_edited_frame_is_the_square_or_all_of_a_frame(tmp_path):
         else:
             with pytest.raises(ValueError, match="neither square nor of the video's shape"):
                 fit_canvas(picture, video, square, 32)
-    canvas((64, 64), (0, 0, 0, 0)).save(tmp_path / "canvas.png")
-    assert read_canvas(job, EditorData(background=None, layers=[], composite=files[0])) is None
+    assert read_canvas(parts, job, {"composite": canvas((64, 64), (0, 0, 0, 0)), "files": []}) is None
 
 
 def test_samples_are_everybodys(samples, tmp_path):

@@ -72,7 +72,9 @@ def test_a_resumed_evaluation_measures_what_is_missing(make_parts):
 
 
 def test_other_settings_are_refused_by_name(make_parts):
-    make_parts(model="a", sizes=(1, 2))
+    make_parts(model="b", sizes=(1, 2))  # nothing was measured with it
+    begun = make_parts(model="a", sizes=(1, 2))
+    begun.path_of("part").touch()
     make_parts(model="a", sizes=(1, 2))  # a tuple is what a file has as a list
     with pytest.raises(ValueError, match="measured with another `model`, 'a' and not 'b'.*--output_dir"):
         make_parts(model="b", sizes=(1, 2))

@@ -144,6 +144,27 @@ def test_repeated_motion_is_counted(run_example, full_folder, real_codes, tmp_pa
     assert "with transitions" in (tmp_path / "table.md").read_text() and (tmp_path / "trajectories.png").is_file()
 
 
+def test_other_clips_of_the_same_names_are_not_taken_for_these(
+    run_example, animator_folder, labelled_folder, tmp_path
+):
+    folder = shutil.copytree(labelled_folder, tmp_path / "clips")
+    (folder / "broken.mp4").write_text("no video")
+    words = ["reconstruction", "--model", animator_folder, "--output_dir", tmp_path / "out", "--test_data_dir", folder]
+    run_example("evaluate.py", *words)
+    results = read_json(tmp_path / "out" / "results.json")
+    assert list(results["left_out"]) == ["broken.mp4"] and results["settings"]["frame_size"] == 32
+    run_example("evaluate.py", *words)
+    shutil.copy(folder / "1.mp4", folder / "0.mp4")
+    assert "measured with another `clips`" in run_example("evaluate.py", *words, is_refused=True)
+
+
+def test_a_refused_run_leaves_its_folder_usable(run_example, full_folder, labelled_folder, tmp_path):
+    words = ["generation", "--model", full_folder, "--test_data_dir", labelled_folder, "--protocol", "stylegan_v"]
+    words += ["--num_clips", 2, "--num_frames", 9, "--num_inference_steps", 2, "--output_dir", tmp_path]
+    run_example("evaluate.py", *words, is_refused=True)
+    run_example("evaluate.py", *words, "--features", "random_i3d")
+
+
 @pytest.mark.parametrize("is_repetition", [True, False])
 def test_codes_of_another_animator_are_refused(run_example, full_folder, labelled_folder, tmp_path, is_repetition):
     codes = MotionCodes(torch.randn(5, 8), torch.tensor([0, 5]), ["a.mp4"], [25.0], "0123456789abcdef")
@@ -211,6 +232,8 @@ def test_a_user_study_from_videos_to_scores(run_example, labelled_folder, tmp_pa
         (["generation", "--protocol", "stylegan_v", "--num_clips", 0], "`num_clips` must be from 2 to 2048"),
         (["generation", "--protocol", "digan", "--features", "random_i3d"], "clips"),
         (["generation", "--protocol", "stylegan_v"], "`readers` must have a `clip`"),
+        (["reconstruction", "--lpips_weights", "a.pth"], "--lpips_weights a.pth has no effect without a --lpips"),
+        (["ablation", "reconstruction", "--variant", "a", "/nowhere"], "There is no model in /nowhere"),
         (["ablation", "reconstruction", "--variant", "no model"], "--variant needs a name of its own and a model"),
     ],
 )
