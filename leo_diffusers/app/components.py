@@ -65,15 +65,14 @@ class PageParts:
 
     def check_upload(self, component: gr.Image | gr.Video, read: Callable[[str], object]) -> None:
         r"""
-        Refuses a bad file as soon as it is there, uploaded, recorded or cut, and notes every one, to be removed with
-        its session.
+        Refuses a bad file as soon as it is uploaded, and notes every one, recorded and cut ones too, to be removed
+        with its session.
         """
 
         def check(path: str | None, request: gr.Request) -> object:
             r"""The new value of the field: none where the file is refused."""
-            if path is None or (self.samples is not None and self.samples.holds(path)):
+            if path is None:
                 return gr.skip()
-            self.sessions.of(request).uploads.add(Path(path))
             try:
                 read(path)
             except REFUSALS as error:
@@ -81,7 +80,13 @@ class PageParts:
                 return None
             return gr.skip()
 
-        component.change(check, component, component, **AT_ONCE)
+        def note(path: str | None, request: gr.Request) -> None:
+            if path is not None and (self.samples is None or not self.samples.holds(path)):
+                self.sessions.of(request).uploads.add(Path(path))
+
+        component.upload(check, component, component, **AT_ONCE)
+        # Without output: Gradio would make the field anew, without its own way to take a file.
+        gr.on([component.upload, component.change], note, component, None, **AT_ONCE)
 
     def connect(
         self,
