@@ -22,7 +22,19 @@ extras = {
     "app": ["gradio>=6.31"],
 }
 extras["app"] += extras["crop"]
-extras["test"] = ["pytest", "ruff", "lpips", "torchmetrics", "playwright", "nbclient", "nbformat", "ipykernel"]
+extras["test"] = ["pytest", "pytest-xdist", "ruff", "lpips", "torchmetrics"]
+extras["test"] += ["playwright", "nbclient", "nbformat", "ipykernel"]
+= [
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+    "lpips",
+    "torchmetrics",
+    "playwright",
+    "nbclient",
+    "nbformat",
+    "ipykernel",
+]
 for extra in ("train", "edit", "crop", "download", "datasets", "onnx", "app"):
     extras["test"] += extras[extra]
 

@@ -18,12 +18,10 @@ from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from diffusers import DiffusionPipeline
-from safetensors.torch import load_file
 
 from leo_diffusers import DEMO_MODEL, LEOInfinitePipeline, LIAPipeline, video_io
 from leo_diffusers.command_line import OneLineParser, run_script
@@ -31,6 +29,7 @@ from leo_diffusers.commands import check_model
 from leo_diffusers.data.motion_codes import MotionCodes, hash_tensors
 from leo_diffusers.data.video_clips import VideoClip, find_clips, identify_clips
 from leo_diffusers.evaluation.arguments import add_reader_arguments, build_readers
+from leo_diffusers.evaluation.comparison import ABLATION_TABLES, PAPER_TABLES, comparable_rows
 from leo_diffusers.evaluation.cross import evaluate_cross
 from leo_diffusers.evaluation.generation import (
     evaluate_generation,
@@ -38,9 +37,10 @@ from leo_diffusers.evaluation.generation import (
     real_settings,
     smaller,
 )
-from leo_diffusers.evaluation.paper_tables import METRICS, MeasuredRow, PaperRow, markdown_table, paper_rows
+from leo_diffusers.evaluation.measured_rows import mean_row, measured_row, preference_row
+from leo_diffusers.evaluation.paper_tables import METRICS, MeasuredRow, PaperRow, markdown_table
 from leo_diffusers.evaluation.parts import EvaluationParts, write_bytes, write_json
-from leo_diffusers.evaluation.plots import plot_trajectories, plot_variants
+from leo_diffusers.evaluation.plots import plot_variants
 from leo_diffusers.evaluation.real_clips import count_codecs
 from leo_diffusers.evaluation.reconstruction import evaluate_reconstruction
 from leo_diffusers.evaluation.repetition import RepetitionSettings, evaluate_repetition, repetition_settings
@@ -51,7 +51,6 @@ from leo_diffusers.metrics.protocols import PROTOCOLS
 from leo_diffusers.training.arguments import check_processes
 
 
-PAPER_TASKS = ("reconstruction", "cross", "generation", "repetition")  # those that are tables of the papers
 VERSION = version("leo_diffusers")
 LONGEST_WAIT = timedelta(days=7)  # of a process for the others
 
@@ -79,6 +78,10 @@ def add_output_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dataset_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", default=None, help="show the papers' rows of it too, such as VoxCeleb")
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=DEMO_MODEL, help="folder or Hub id (default: the embedded model)")
 
@@ -99,7 +102,7 @@ def add_reconstruction(parser: argparse.ArgumentParser) -> None:
 
 def add_cross(parser: argparse.ArgumentParser) -> None:
     add_clip_arguments(parser)
-    add_reader_arguments(parser, "identity", "features")
+    add_reader_arguments(parser, "identity", "video_fid")
     parser.add_argument("--num_frames", type=int, default=100, help="of each video (default: %(default)s, LIA's)")
     parser.add_argument("--num_pairs", type=int, default=None, help="source and driver (default: one per video)")
     parser.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
@@ -107,7 +110,7 @@ def add_cross(parser: argparse.ArgumentParser) -> None:
 
 def add_generation(parser: argparse.ArgumentParser) -> None:
     add_clip_arguments(parser)
-    add_reader_arguments(parser, "identity", "features")
+    add_reader_arguments(parser, "identity", "fvd")
     add = parser.add_argument
     add("--protocol", choices=PROTOCOLS, required=True, help="which clips are compared with how many, how often")
     add("--num_clips", type=int, default=None, help="fewer than the protocol's: no number of a paper (default: all)")
@@ -146,6 +149,9 @@ def add_ablation(commands: argparse._SubParsersAction) -> None:
     for name in ("reconstruction", "generation", "repetition"):
         task = tasks.add_parser(name, help=TASKS[name].title, formatter_class=argparse.RawTextHelpFormatter)
         add_output_argument(task)
+        add_dataset_argument(task)
+        tables = ABLATION_TABLES[name]
+        task.add_argument("--paper_table", choices=tables, default=tables[0], help="of --dataset (%(default)s)")
         task.add_argument(
             "--variant",
             nargs="+",
@@ -168,6 +174,7 @@ def add_user_study(commands: argparse._SubParsersAction) -> None:
     score = actions.add_parser("score", help="what raters answered")
     score.add_argument("--key", type=Path, required=True, help="key.json of the study")
     score.add_argument("--answers", type=Path, nargs="+", required=True, help="the files that raters sent back")
+    add_dataset_argument(score)
     for action in (write, score):
         action.add_argument("--output_dir", type=Path, required=True, help="folder of the study, or of its result")
 
@@ -180,8 +187,8 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=task.title, description=task.title, **formatter)
         add_model_arguments(command)
         add_output_argument(command)
-        if name in PAPER_TASKS:
-            command.add_argument("--dataset", default=None, help="show the papers' rows of it too, such as VoxCeleb")
+        if name in PAPER_TABLES:
+            add_dataset_argument(command)
         task.add_arguments(command)
     add_ablation(commands)
     add_user_study(commands)
@@ -227,14 +234,11 @@ def keep_parts(args: argparse.Namespace, accelerator: Accelerator, **settings: o
 # ----------------------------------------------------------------------------------------------------------- measure
 
 
-def row_of(name: str, values: dict, deviations: dict | None = None) -> MeasuredRow:
-    r"""A row of the table: the numbers that it has columns for. "motion" is the mean correlation over all motions."""
-    numbers = {"lpips" if key == "perceptual" else key: value for key, value in values.items()}
-    agreed = numbers.pop("motion_labels", None) or numbers.pop("motion", None)
-    if agreed is not None:
-        numbers["motion"] = float(np.mean([agreement["correlation"] for agreement in agreed.values()]))
-    known = {key: value for key, value in numbers.items() if key in METRICS and np.isfinite(value)}
-    return MeasuredRow(name, known, deviations or {})
+def title_of(args: argparse.Namespace, *measured: str | None) -> str:
+    r"""A model's name, and what its numbers depend on; beside the papers' rows its size too, as theirs have it."""
+    size = None if args.dataset is None else f"{args.frame_size}px"
+    known = ", ".join(filter(None, (size, *measured)))
+    return f"{args.model_name} ({known})" if known else args.model_name
 
 
 def measure_reconstruction(args: argparse.Namespace, accelerator: Accelerator) -> Report:
@@ -243,7 +247,7 @@ def measure_reconstruction(args: argparse.Namespace, accelerator: Accelerator) -
     settings = {"model": describe_pipeline(pipeline), "readers": readers.describe(), "num_frames": args.num_frames}
     parts = keep_parts(args, accelerator, **describe_clips(args, clips), **settings)
     results = evaluate_reconstruction(pipeline, clips, readers, parts, args.num_frames)
-    rows = [row_of("copying the source", results["copy"]), row_of(args.model_name, results["model"])]
+    rows = [measured_row("copying the source", results["copy"]), measured_row(title_of(args), results["model"])]
     return Report(results, rows)
 
 
@@ -255,8 +259,8 @@ def measure_cross(args: argparse.Namespace, accelerator: Accelerator) -> Report:
     parts = keep_parts(args, accelerator, **describe_clips(args, clips), **settings)
     results = evaluate_cross(pipeline, clips, readers, parts, **drawn)
     # Features of another network are no video FID that stands beside the papers'.
-    title = args.model_name if args.features in (None, "video_fid") else f"{args.model_name} ({args.features})"
-    return Report(results, [row_of(title, results["model"])])
+    features = None if args.features == "video_fid" else args.features
+    return Report(results, [measured_row(title_of(args, features), results["model"])])
 
 
 def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Report:
@@ -288,8 +292,10 @@ def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Re
     names = [name for name in ("fvd", "kvd", "acd") if name in results]
     deviations = {name: results[name]["std"] for name in names if protocol.repeats > 1}
     # So that a trial with few clips or a network of random weights is not taken for a number of the papers.
-    title = f"{args.model_name} ({', '.join(filter(None, (protocol.name, args.features)))})"
-    return Report(results, [row_of(title, {name: results[name]["mean"] for name in names}, deviations)])
+    counts = f"{results['num_real']} real and {results['num_fake']} generated"
+    trials = None if repeats == PROTOCOLS[args.protocol].repeats else f"{repeats} trials"
+    title = title_of(args, args.protocol, trials, counts, args.features)
+    return Report(results, [measured_row(title, {name: results[name]["mean"] for name in names}, deviations)])
 
 
 def measure_repetition(args: argparse.Namespace, accelerator: Accelerator) -> Report:
@@ -307,9 +313,6 @@ def measure_repetition(args: argparse.Namespace, accelerator: Accelerator) -> Re
         **repetition_settings(pipeline, reference, settings),
     )
     results = evaluate_repetition(pipeline, images, reference, parts, settings)
-    if accelerator.is_main_process:
-        shown = {name: load_file(parts.path_of(f"{name}/0"))["codes"] for name in transitions}
-        plot_trajectories(shown, args.output_dir / "trajectories.png")
     titles = {"none": "without transitions", "diffusion": "with transitions"}
     rows = [
         MeasuredRow(f"{args.model_name}, {titles[name]}", {"repeated_motion": found["share"]})
@@ -382,30 +385,20 @@ def measure_variants(args: argparse.Namespace, accelerator: Accelerator) -> Repo
     return Report({"variants": results}, list(rows.values()))
 
 
-def mean_row(rows: list[MeasuredRow]) -> MeasuredRow:
-    r"""The mean of several models' rows, with the deviations between them where there are several."""
-    values = {name: [row.values[name] for row in rows if name in row.values] for name in rows[0].values}
-    means = {name: float(np.mean(numbers)) for name, numbers in values.items()}
-    deviations = {name: float(np.std(numbers)) for name, numbers in values.items()} if len(rows) > 1 else {}
-    return replace(rows[0], values=means, deviations=deviations)
-
-
 # -------------------------------------------------------------------------------------------------------------- main
 
 
 def find_paper_rows(args: argparse.Namespace) -> list[PaperRow]:
-    r"""What the papers say of `--dataset`; a ValueError where their table does not have it."""
-    if args.task not in PAPER_TASKS or args.dataset is None:
+    r"""What the papers say of `--dataset`; a ValueError where they do not, or measured otherwise."""
+    if getattr(args, "dataset", None) is None:
         return []
-    tables = {"reconstruction": "LIA I", "cross": "LIA III", "repetition": "LEO 5"}
-    if args.task == "generation":
-        length = 1 if args.num_frames <= 16 else 2
-        return paper_rows("LEO 6" if args.dataset == "UCF101" else f"LEO {length}", args.dataset)
-    return paper_rows(tables[args.task], args.dataset)
+    tables = (args.paper_table,) if args.task == "ablation" else PAPER_TABLES[args.task]
+    return comparable_rows(tables, args.dataset, vars(args))
 
 
 def save(report: Report, papers: list[PaperRow], args: argparse.Namespace) -> None:
     r"""Writes what was measured, and says it."""
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     write_json(args.output_dir / "results.json", report.results)
     if not report.rows:
         print(json.dumps(report.results, indent=1))
@@ -420,13 +413,14 @@ def save(report: Report, papers: list[PaperRow], args: argparse.Namespace) -> No
 
 def run_user_study(args: argparse.Namespace) -> None:
     if args.action == "write":
+        names = [name for name, _ in args.videos]
+        if len(set(names)) < len(names):
+            raise ValueError(f"--videos needs a name of its own for each method, got {' and '.join(names)}.")
         videos = {name: video_io.find_videos(Path(folder)) for name, folder in args.videos}
         print(f"Wrote {write_user_study(videos, args.output_dir, args.seed)}: send its folder to raters.")
         return
-    scores = score_user_study(args.key, args.answers)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(args.output_dir / "results.json", scores)
-    print(json.dumps(scores, indent=1))
+    papers, scores = find_paper_rows(args), score_user_study(args.key, args.answers)
+    save(Report(scores, [preference_row(comparison) for comparison in scores["comparisons"]]), papers, args)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -205,6 +205,8 @@ def embedded_stages() -> tuple[Stage, ...]:
         extraction("test-codes", EMBEDDED, "{test}"),
         table("reconstruction", "reconstruction", reconstruction, FEW_VIDEOS),
         table("nothing", "generation", from_nothing, FEW_CLIPS),
+        # What of the error comes from the poses that the motion prior draws.
+        table("nothing-poses", "generation", f"{from_nothing} --start_codes_dir {{test-codes}}", FEW_CLIPS),
         *length_tables("generation", lambda length: ""),
         table("repetition", "repetition", repetition, f"{FEW_VIDEOS} {FEW_FRAMES}"),
     )

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import wave
 import zlib
 from collections.abc import Iterator
@@ -29,6 +30,11 @@ from leo_diffusers.video_io import VideoWriter, to_frame
 from tests.support.loopback_hub import LoopbackHub
 from tests.support.tiny_diffusers import controlnet, stable_diffusion
 
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Every worker and what it starts has a core of its own.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ANIMATOR_CONFIG = {
@@ -154,11 +160,6 @@ def make_motion_unet():
 
 
 @pytest.fixture
-def make_leo_pipeline():
-    return build_leo_pipeline
-
-
-@pytest.fixture
 def make_motion_prior():
     return build_motion_prior
 
@@ -181,11 +182,6 @@ def animator() -> LIAModel:
 @pytest.fixture
 def motion_unet() -> MotionUNet1DModel:
     return build_motion_unet()
-
-
-@pytest.fixture
-def leo_pipeline() -> LEOPipeline:
-    return build_leo_pipeline()
 
 
 @pytest.fixture

@@ -28,6 +28,10 @@ EXTRACTORS = {
         "video_fid_unit": partial(metrics.VideoFIDFeatures, input_norm="kinetics_unit"),  # nearer to LIA's scale
     },
 }
+# What distances are of, and what stands in for them where our own models are compared with each other only.
+FVD_FEATURES = ("i3d", "i3d_torchscript")
+VIDEO_FID_FEATURES = ("video_fid", "video_fid_unit")
+RANDOM_FEATURES = "random_i3d"
 KEYPOINTS = {"face": metrics.FaceKeypoints, "body": metrics.BodyKeypoints}
 
 
@@ -37,7 +41,7 @@ def add_reader_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
 
     Args:
         parser (`argparse.ArgumentParser`): Of the script.
-        names (`str`): Of "lpips", "keypoints", "identity" and "features", those that the task has use for.
+        names (`str`): Of "lpips", "keypoints", "identity", "fvd" and "video_fid", what the task measures.
     """
     add = parser.add_argument_group("networks").add_argument
     add("--label_network", type=Path, default=None, help="of train_label_network.py: reads whatever others do not")
@@ -50,12 +54,15 @@ def add_reader_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
     if "identity" in names:
         add("--identity", choices=EXTRACTORS["identity"], default=None, help="measure AED or ACD")
         add("--identity_weights", type=Path, default=None, help="the file that its message names")
-    if "features" in names:
+    for name, features in {"fvd": FVD_FEATURES, "video_fid": VIDEO_FID_FEATURES}.items():
+        if name not in names:
+            continue
+        measured = "FVD and KVD" if name == "fvd" else "video FID"
         add(
             "--features",
-            choices=[*EXTRACTORS["features"], "random_i3d"],
+            choices=[*features, RANDOM_FEATURES],
             default=None,
-            help="measure FVD, KVD or video FID; random_i3d compares our own models with each other only",
+            help=f"measure {measured}; {RANDOM_FEATURES} compares our own models with each other only",
         )
         add("--features_weights", type=Path, default=None, help="the file that its message names")
     add("--download", action="store_true", help="fetch missing weights, where they have an address")
@@ -84,7 +91,7 @@ def build_readers(args: argparse.Namespace, device: torch.device) -> Readers:
     """
     for name in ("lpips", "keypoints", "identity", "features"):
         weights, chosen = getattr(args, f"{name}_weights", None), getattr(args, name, None)
-        if weights is not None and chosen in (None, False, "random_i3d"):
+        if weights is not None and chosen in (None, False, RANDOM_FEATURES):
             raise ValueError(f"--{name}_weights {weights} has no effect without a --{name} that reads it: name both.")
     if getattr(args, "keypoints", None) == "face" and args.keypoints_weights is not None:
         raise ValueError("--keypoints_weights is for --keypoints body: face-alignment brings its own.")
@@ -97,12 +104,13 @@ def build_readers(args: argparse.Namespace, device: torch.device) -> Readers:
             readers["keypoints"] = KEYPOINTS[args.keypoints](download=args.download, **weights)
     for argument, reader in (("identity", "identity"), ("features", "clip")):
         name = getattr(args, argument, None)
-        if name == "random_i3d":
-            readers[reader] = metrics.RandomI3DFeatures().to(device)
+        prepared = {"protocol": args.protocol} if "protocol" in args and name in ("i3d", RANDOM_FEATURES) else {}
+        if name == RANDOM_FEATURES:
+            readers[reader] = metrics.RandomI3DFeatures(**prepared).to(device)
         elif name is not None:
             with named_as_arguments(argument):
                 weights = getattr(args, f"{argument}_weights")
-                readers[reader] = EXTRACTORS[argument][name](weights, download=args.download).to(device)
+                readers[reader] = EXTRACTORS[argument][name](weights, download=args.download, **prepared).to(device)
     if getattr(args, "lpips", False):
         with named_as_arguments("lpips"):
             readers["perceptual"] = metrics.LPIPS(args.lpips_weights, download=args.download).to(device)

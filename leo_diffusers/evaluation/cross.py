@@ -166,7 +166,10 @@ def evaluate_cross(
     if num_frames < 2:
         raise ValueError(f"`num_frames` must be at least 2, got {num_frames}: one frame holds no motion.")
     if readers.clip is None and readers.identity is None and readers.motion is None:
-        raise ValueError("`readers` must hold `clip`, `identity` or `motion`: nothing else is measured here.")
+        raise ValueError(
+            "`readers` must hold a `clip` (--features), for video FID, an `identity` (--identity), or a `motion` "
+            "(--label_network): nothing else is measured here."
+        )
     usable, people, left_out = find_people(clips, num_frames)
     if len(usable) < 2:
         raise ValueError(

@@ -192,7 +192,9 @@ def evaluate_generation(
         ValueError: Before anything is made, where the clips are too few or too short, or the model cannot do it.
     """
     if readers.clip is None and readers.identity is None:
-        raise ValueError("`readers` must have a `clip`, for FVD and KVD, or an `identity`, for ACD.")
+        raise ValueError(
+            "`readers` must have a `clip` (--features), for FVD and KVD, or an `identity` (--identity), for ACD."
+        )
     make_video = VideoMaker(pipeline, settings, start_codes)
     trials = plan_trials(clips, protocol, settings)
     # A clip that several trials draw is measured once.

@@ -117,22 +117,25 @@ def true_readings(clip: VideoClip, readers: Readers, num_frames: int, frame_size
 def summarize(parts: dict[str, Part], task: str) -> tuple[dict[str, float], dict[str, float]]:
     r"""
     Args:
-        parts (`dict[str, Part]`): Of videos; their numbers are called "task/name".
+        parts (`dict[str, Part]`): Of videos; what is called "task/name" is a number of the video, or one of each of
+            its frames (F,), NaN where it has none.
         task (`str`): Whose numbers.
 
     Returns:
-        `tuple[dict[str, float], dict[str, float]]`: Means and standard deviations over the videos that have a number,
-        by its name; NaN where it is NaN in all of them.
+        `tuple[dict[str, float], dict[str, float]]`: By name the mean, over videos or over the frames of all of them,
+        and the standard deviation over videos, of those that have a number; NaN where none has.
     """
     values: dict[str, list[torch.Tensor]] = {}
     for part in parts.values():
         for name, value in part.items():
-            if name.startswith(f"{task}/") and value.ndim == 0:
-                values.setdefault(name.removeprefix(f"{task}/"), []).append(value.double())
-    found = {name: torch.stack(numbers) for name, numbers in values.items()}
-    found = {name: numbers[~numbers.isnan()] for name, numbers in found.items()}
-    means = {name: numbers.mean().item() for name, numbers in found.items()}
-    return means, {name: (numbers - means[name]).square().mean().sqrt().item() for name, numbers in found.items()}
+            if name.startswith(f"{task}/") and value.ndim < 2:
+                values.setdefault(name.removeprefix(f"{task}/"), []).append(value.double().flatten())
+    means = {name: torch.cat(numbers).nanmean().item() for name, numbers in values.items()}
+    of_videos = {name: torch.stack([one.nanmean() for one in numbers]) for name, numbers in values.items()}
+    measured = {name: numbers[~numbers.isnan()] for name, numbers in of_videos.items()}
+    return means, {
+        name: (numbers - numbers.mean()).square().mean().sqrt().item() for name, numbers in measured.items()
+    }
 
 
 def motion_agreement(

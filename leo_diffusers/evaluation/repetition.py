@@ -10,6 +10,7 @@ from ..data.motion_codes import MotionCodes, hash_tensors
 from ..pipelines.motion_pipeline import Image
 from ..pipelines.pipeline_leo_infinite import LEOInfinitePipeline
 from .parts import EvaluationParts, Part
+from .plots import plot_trajectories
 from .recurrence import (
     RepetitionThreshold,
     calibrate_threshold,
@@ -188,7 +189,8 @@ def evaluate_repetition(
     settings: RepetitionSettings,
 ) -> dict[str, object]:
     r"""
-    The share of long videos that repeat themselves, with and without transitions. No frame is rendered.
+    The share of long videos that repeat themselves, with and without transitions. No frame is rendered. The
+    evaluation's folder gets trajectories.png: the motion codes of the first video of each.
 
     Args:
         pipeline ([`LEOInfinitePipeline`]): The model.
@@ -219,7 +221,7 @@ def evaluate_repetition(
         settings.false_positive_rate,
         settings.seed,
     )
-    results, left_out = {}, {}
+    results, shown, left_out = {}, {}, {}
     for transition in settings.transitions:
         names = [f"{transition}/{index}" for index in range(settings.num_videos)]
 
@@ -229,7 +231,10 @@ def evaluate_repetition(
         found, missing = parts.measure(names, work, f"Transitions: {transition}")
         videos = [part["codes"] for part in found.values()]
         results[transition] = describe_repetition(videos, reference.std, settings.window, threshold)
+        shown[transition] = videos[0]
         left_out |= missing
+    if parts.accelerator.is_main_process:
+        plot_trajectories(shown, parts.folder.with_name("trajectories.png"))
     return {
         "transitions": results,
         "threshold": asdict(threshold),

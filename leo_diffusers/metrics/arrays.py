@@ -22,9 +22,16 @@ def as_float64(name: str, values: ArrayLike, shape: str) -> torch.Tensor:
         `torch.Tensor`: On the CPU, float64.
 
     Raises:
+        TypeError: For what is no array of real numbers.
         ValueError: For another number of dimensions, an empty array, or NaN and infinite values.
     """
-    tensor = torch.as_tensor(values).detach().to("cpu", torch.float64)
+    try:
+        tensor = torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"`{name}` must be an array of numbers, got {type(values).__name__}: {error}") from error
+    if tensor.is_complex():
+        raise TypeError(f"`{name}` must be an array of real numbers, got {tensor.dtype}.")
+    tensor = tensor.to("cpu", torch.float64)
     if tensor.ndim != shape.count(",") + 1 or tensor.numel() == 0:
         raise ValueError(f"`{name}` must have the shape {shape}, got {tuple(tensor.shape)}.")
     is_finite = tensor.isfinite()

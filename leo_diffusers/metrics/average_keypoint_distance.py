@@ -17,10 +17,24 @@ def read_keypoints(real: ArrayLike, fake: ArrayLike) -> tuple[torch.Tensor, torc
     return real, fake, ~(real == MISSING).all(dim=-1), ~(fake == MISSING).all(dim=-1)
 
 
+def keypoint_distances(real: ArrayLike, fake: ArrayLike) -> torch.Tensor:
+    r"""What [`average_keypoint_distance`] is the mean of: (F,), NaN where no keypoint was found in both frames."""
+    real, fake, is_real, is_fake = read_keypoints(real, fake)
+    is_found = is_real & is_fake
+    return ((real - fake).abs().mean(dim=-1) * is_found).sum(dim=1) / is_found.sum(dim=1)
+
+
+def missing_keypoints(real: ArrayLike, fake: ArrayLike) -> torch.Tensor:
+    r"""What [`missing_keypoint_rate`] is the mean of: (F,), NaN where the real frame has no keypoints."""
+    _, _, is_real, is_fake = read_keypoints(real, fake)
+    return (is_real & ~is_fake).sum(dim=1).double() / is_real.sum(dim=1)
+
+
 def average_keypoint_distance(real: ArrayLike, fake: ArrayLike) -> float:
     r"""
     Mean absolute difference of x and of y (not the Euclidean distance), per frame over the keypoints that were found
-    in both, then over the frames that have any (pose-evaluation).
+    in both, then over the frames that have any (pose-evaluation). A data set's number is the mean over the frames of
+    all its videos, of 256 x 256 pixels each.
 
     Args:
         real (array of shape `(F, K, 2)`): Keypoints of real frames, in pixels; missing ones are -1, -1.
@@ -43,16 +57,13 @@ def average_keypoint_distance(real: ArrayLike, fake: ArrayLike) -> float:
         2.0
         ```
     """
-    real, fake, is_real, is_fake = read_keypoints(real, fake)
-    is_found = is_real & is_fake
-    count = is_found.sum(dim=1)
-    sums = ((real - fake).abs().mean(dim=-1) * is_found).sum(dim=1)
-    return (sums[count > 0] / count[count > 0]).mean().item()
+    return keypoint_distances(real, fake).nanmean().item()
 
 
 def missing_keypoint_rate(real: ArrayLike, fake: ArrayLike) -> float:
     r"""
-    Share of the real frame's keypoints that are missing in the rendered one, over the frames that have any.
+    Share of the real frame's keypoints that are missing in the rendered one, over the frames that have any: of a data
+    set those of all its videos.
 
     Args:
         real (array of shape `(F, K, 2)`): Keypoints of real frames, in pixels; missing ones are -1, -1.
@@ -75,7 +86,4 @@ def missing_keypoint_rate(real: ArrayLike, fake: ArrayLike) -> float:
         0.5
         ```
     """
-    _, _, is_real, is_fake = read_keypoints(real, fake)
-    count = is_real.sum(dim=1)
-    missing = (is_real & ~is_fake).sum(dim=1)
-    return (missing[count > 0] / count[count > 0].double()).mean().item()
+    return missing_keypoints(real, fake).nanmean().item()

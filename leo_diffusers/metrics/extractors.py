@@ -24,7 +24,12 @@ I3D_WEIGHTS = WeightsFile(
     contents="I3D of Kinetics-400",
     used_for="FVD and KVD",
     origin="https://github.com/songweige/TATS, folder tats/fvd",
-    url="https://github.com/songweige/TATS/raw/main/tats/fvd/i3d_pretrained_400.pt",
+    # The same file where its checksum is known: GitHub tells none.
+    url=(
+        "https://huggingface.co/spaces/LanguageBind/Open-Sora-Plan-v1.0.0/resolve/"
+        "810fa8c4bdb3a4c8eec9bd57375c29bde6fb46de/opensora/eval/fvd/videogpt/i3d_pretrained_400.pt"
+    ),
+    sha256="55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343",
 )
 I3D_TORCHSCRIPT_WEIGHTS = WeightsFile(
     name="i3d_torchscript.pt",
@@ -94,6 +99,7 @@ class I3DExtractor(FeatureExtractor):
             raise ValueError(f"`protocol` must be one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
         super().__init__(network, weights_hash)
         self.protocol = protocol
+        self.name = f"{type(self).__name__}({protocol})"
 
     def prepare(self, frames: torch.Tensor) -> torch.Tensor:
         r"""Frames (F, 3, H, W) of `read_frames` -> (F, 3, 224, 224) in [-1, 1]."""

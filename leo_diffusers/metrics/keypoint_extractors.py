@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data.motion_codes import hash_tensors
 from .average_keypoint_distance import MISSING
 from .feature_extractor import read_frames, to_8bit
 from .weights import WeightsFile, file_hash
@@ -32,7 +33,7 @@ class KeypointExtractor:
         detector (`Callable`): Gives the K keypoints (K, 2) of an image (H, W, 3), uint8, RGB: x and y in pixels, -1 or
             NaN where one is missing; None where nobody is there.
         num_keypoints (`int`): The number K.
-        weights_hash (`str`, *optional*): The SHA-256 of the detector's weights, for results, where it is known.
+        weights_hash (`str`, *optional*): Of the detector's weights, for results, where it is known.
     """
 
     def __init__(self, detector: Detector, num_keypoints: int, weights_hash: str | None = None):
@@ -96,9 +97,20 @@ class FaceKeypoints(KeypointExtractor):
     """
 
     def __init__(self, detector: Detector | None = None, download: bool = False, device: str = "cpu"):
+        weights_hash = None
         if detector is None:
-            detector = first_face(load_face_alignment(download, device).get_landmarks_from_image)
-        super().__init__(detector, num_keypoints=68)
+            package = load_face_alignment(download, device)
+            networks = {"points": package.face_alignment_net, "faces": package.face_detector.face_detector}
+            # The package keeps its files to itself; compiled networks name their weights otherwise.
+            weights_hash = hash_tensors(
+                {
+                    f"{network}.{name.removeprefix('_orig_mod.')}": tensor
+                    for network, module in networks.items()
+                    for name, tensor in module.state_dict().items()
+                }
+            )
+            detector = first_face(package.get_landmarks_from_image)
+        super().__init__(detector, num_keypoints=68, weights_hash=weights_hash)
 
 
 class BodyKeypoints(KeypointExtractor):

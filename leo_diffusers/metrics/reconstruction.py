@@ -8,16 +8,19 @@ from .arrays import ArrayLike, as_float64, check_same
 
 
 CHUNK = 16  # frames that a network sees at once
+FARTHEST = 10  # that a network's frames may lie from 0: beyond are 8-bit values, or a network that has diverged
 
 
 def read_video_pair(real: ArrayLike, fake: ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Frames (F, 3, H, W) of both; the rendered ones cut to [-1, 1], as a file would."""
+    r"""Frames (F, 3, H, W) of both; the rendered ones cut to [-1, 1], as a file would cut what overshoots."""
     real, fake = as_float64("real", real, "(F, 3, H, W)"), as_float64("fake", fake, "(F, 3, H, W)")
     check_same("frames", real, fake)
     if real.shape[1] != 3:
         raise ValueError(f"`real` must have the shape (F, 3, H, W), got {tuple(real.shape)}.")
     if real.abs().max() > 1:
         raise ValueError(f"`real` must lie in [-1, 1], got {real.min():g} to {real.max():g}.")
+    if fake.abs().max() > FARTHEST:
+        raise ValueError(f"`fake` must be frames in about [-1, 1], got {fake.min():g} to {fake.max():g}.")
     return real, fake.clamp(-1, 1)
 
 
@@ -68,7 +71,7 @@ def average_perceptual_distance(
         `float`: At least 0.
 
     Raises:
-        ValueError: As of [`average_l1_distance`], and where the network gives another number of values.
+        ValueError: As of [`average_l1_distance`], and where the network gives another number of values, or NaN.
 
     Examples:
         ```py
@@ -87,4 +90,4 @@ def average_perceptual_distance(
     distances = torch.cat([network(ours, theirs).flatten() for ours, theirs in pairs])
     if len(distances) != len(real):
         raise ValueError(f"`network` must give one number per frame: {len(real)}, got {len(distances)}.")
-    return distances.double().mean().item()
+    return as_float64("network(real, fake)", distances, "(F)").mean().item()

@@ -113,7 +113,7 @@ def test_the_sound_of_an_edited_video(tmp_path, edit, stable_diffusion_folder):
     assert VideoReader(tmp_path / "out.mp4").has_audio
 
 
-# --- bad input, beside that of test_cli.py ---
+# --- bad input, beside that of test_bad_input.py ---
 
 
 def assert_one_line(capsys, code: int, message: str) -> None:

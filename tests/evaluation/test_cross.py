@@ -117,5 +117,5 @@ def test_one_person_or_nothing_to_read_is_refused(pipeline, clips, readers, make
     twice = [clips[0], replace(clips[0], name="again")]
     with pytest.raises(ValueError, match="clips of two people or more, got 2 of 1"):
         evaluate_cross(pipeline, twice, readers, make_parts(), num_frames=9)
-    with pytest.raises(ValueError, match="`readers` must hold `clip`, `identity` or `motion`"):
+    with pytest.raises(ValueError, match=r"`readers` must hold a `clip` \(--features\)"):
         evaluate_cross(pipeline, clips, Readers(), make_parts(), num_frames=9)

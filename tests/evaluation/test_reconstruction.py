@@ -10,7 +10,7 @@ from leo_diffusers.data.frame_labels import FrameLabels, load_labels
 from leo_diffusers.data.video_clips import find_clips
 from leo_diffusers.evaluation import rendering
 from leo_diffusers.evaluation.readers import Readers, label_readers
-from leo_diffusers.evaluation.reconstruction import evaluate_reconstruction
+from leo_diffusers.evaluation.reconstruction import evaluate_reconstruction, in_compared_pixels
 from leo_diffusers.metrics import average_euclidean_distance, average_keypoint_distance, average_l1_distance
 from leo_diffusers.metrics.readings import agreement
 from leo_diffusers.models.label_network import LabelNetwork
@@ -39,12 +39,13 @@ def own_numbers(pipeline, clips, network) -> dict[str, torch.Tensor]:
         real = read_video(clip.path)
         fake = pipeline(real[0], real, "absolute", output_type="pt").frames[0] * 2 - 1
         found["l1"].append(average_l1_distance(real, fake))
-        mse = ((real - fake) / 2).square().mean(dim=(1, 2, 3))
+        mse = ((real - fake) / 2)[1:].square().mean(dim=(1, 2, 3))  # a copy has the source's own frame exactly
         found["psnr"].append((-10 * mse.log10()).mean().item())
         (_, theirs, points), (motion, ours, own_points) = network.read(real), network.read(fake)
         found["aed"].append(average_euclidean_distance(theirs / 2, ours / 2))
-        found["akd"].append(average_keypoint_distance(points * 32, own_points * 32))
-        found["akd_labels"].append(average_keypoint_distance(labels.keypoints * 32, own_points * 32))
+        # In pixels of 256 x 256 frames, whatever the model's are.
+        found["akd"].append(average_keypoint_distance(points * 256, own_points * 256))
+        found["akd_labels"].append(average_keypoint_distance(labels.keypoints * 256, own_points * 256))
         found["motion"].append(motion)
     return {name: torch.stack([torch.as_tensor(value) for value in values]) for name, values in found.items()}
 
@@ -66,6 +67,27 @@ def test_the_numbers_are_those_of_whole_videos(pipeline, clips, readers, label_n
     assert results["num_videos"] == results["num_labelled"] == 3 and results["left_out"] == {}
     assert results["readers"]["keypoints"]["extractor"] == "LabelNetwork.keypoints"
     assert {*results["real"]} == {"akd_labels", "motion_labels"}  # what the reader itself misses
+
+
+def test_pixels_count_by_video_and_readings_by_frame(pipeline, readers, make_clip, make_parts, tmp_path):
+    (tmp_path / "clips").mkdir()
+    for number, num_frames in enumerate((9, 3)):
+        make_clip(tmp_path / "clips" / str(number), number, number, num_frames)
+    both = find_clips(tmp_path / "clips")[0]
+    parts = [make_parts(name) for name in ("long", "short")]
+    alone = [evaluate_reconstruction(pipeline, [clip], readers, part)["copy"] for clip, part in zip(both, parts)]
+    found = evaluate_reconstruction(pipeline, both, readers, make_parts("both"))["copy"]
+    for name in ("l1", "psnr", "perceptual"):
+        assert found[name] == pytest.approx((alone[0][name] + alone[1][name]) / 2)
+    for name in ("akd", "aed", "akd_labels"):
+        assert found[name] == pytest.approx((9 * alone[0][name] + 3 * alone[1][name]) / 12)
+
+
+def test_missing_keypoints_are_missing_at_any_size():
+    readings = {"keypoints": torch.tensor([[[8.0, 4.0], [-1.0, -1.0]]]), "identity": torch.ones(1, 2)}
+    found = in_compared_pixels(readings, frame_size=32)
+    assert found["keypoints"].tolist() == [[[64, 32], [-1, -1]]]
+    assert found["identity"] is readings["identity"] and in_compared_pixels({}, 32) == {}
 
 
 def test_chunks_change_nothing(pipeline, clips, readers, make_parts, monkeypatch):

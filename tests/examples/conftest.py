@@ -130,12 +130,20 @@ def labelled_folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def animator_folder(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("animator")
+def save_animator(folder: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
     LIAPipeline(LIAModel(32, 32, 8, (16, 16, 32, 32), motion_head_layers=2)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def animator_folder(tmp_path_factory) -> Path:
+    return save_animator(tmp_path_factory.mktemp("animator"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_animator_folder(tmp_path_factory) -> Path:
+    return save_animator(tmp_path_factory.mktemp("other_animator"), seed=1)
 
 
 @pytest.fixture(scope="session")
@@ -148,6 +156,12 @@ def codes_folder(animator_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("codes")
     MotionCodes(codes, offsets, names, [25.0] * 4, animator_hash).save(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def inputs(animator_folder, codes_folder) -> list:
+    """The options that name an animator and its motion codes."""
+    return ["--pretrained_model_name_or_path", animator_folder, "--motion_codes_dir", codes_folder]
 
 
 @pytest.fixture(scope="session")
@@ -168,6 +182,34 @@ def kill_after_third_step() -> Callable[[Path, Path], None]:
         (folder / "losses.jsonl").write_text("".join(lines[:3]))
 
     return kill
+
+
+@pytest.fixture(scope="session")
+def resume_after_third_step(run_example, kill_after_third_step, tmp_path_factory) -> Callable[..., Path]:
+    """Resumes what a run of four steps leaves that is killed after the third; returns the folder."""
+
+    def resume(script: str, straight: Path, *options) -> Path:
+        folder = tmp_path_factory.mktemp("resumed") / straight.name
+        kill_after_third_step(straight, folder)
+        words = [*options, "--output_dir", folder, "--dataloader_num_workers", 1]
+        run_example(script, *words, "--resume_from_checkpoint", "latest")
+        return folder
+
+    return resume
+
+
+@pytest.fixture(scope="session")
+def train_one_step(run_example, tmp_path_factory) -> Callable[..., Path]:
+    """Runs one step of a script, on a batch in every process; returns the folder."""
+
+    def train(script: str, options: list, launcher: str, train_batch_size: int, *more) -> Path:
+        folder = tmp_path_factory.mktemp("one_step")
+        words = [*options, "--output_dir", folder, "--report_to", "none"]
+        words += ["--max_train_steps", 1, "--train_batch_size", train_batch_size]
+        run_example(script, *words, *more, launcher=launcher)
+        return folder
+
+    return train
 
 
 @pytest.fixture(scope="session")

@@ -64,13 +64,10 @@ def test_an_animator_is_trained_on_tar_shards(straight, tars_folder, read_lines)
 
 
 def test_a_resumed_run_equals_one_that_was_not_stopped(
-    run_example, straight, tars_folder, tmp_path, kill_after_third_step, assert_same_run
+    straight, tars_folder, resume_after_third_step, assert_same_run
 ):
-    folder = tmp_path / "lia"
-    kill_after_third_step(straight, folder)
-    options = ["--dataset_name", tars_folder, "--output_dir", folder, *LIA, "--dataloader_num_workers", 1]
-    run_example("train_lia.py", *options, "--resume_from_checkpoint", "latest")
-    assert_same_run(folder, straight, "checkpoint-4", "animator")
+    resumed = resume_after_third_step("train_lia.py", straight, "--dataset_name", tars_folder, *LIA)
+    assert_same_run(resumed, straight, "checkpoint-4", "animator")
 
 
 def test_a_stream_is_not_continued_with_other_workers(run_example, straight, tars_folder, tmp_path):
@@ -80,11 +77,8 @@ def test_a_stream_is_not_continued_with_other_workers(run_example, straight, tar
     assert "was written with the --dataloader_num_workers at 1, not 2" in said.splitlines()[-1]
 
 
-def test_a_first_frame_model_is_trained_on_a_streamed_folder(
-    run_example, videos_folder, animator_folder, codes_folder, tmp_path, read_lines
-):
-    options = ["--pretrained_model_name_or_path", animator_folder, "--motion_codes_dir", codes_folder]
-    options += ["--dataset_name", videos_folder, "--output_dir", tmp_path, *FIRST_FRAME]
+def test_a_first_frame_model_is_trained_on_a_streamed_folder(run_example, inputs, videos_folder, tmp_path, read_lines):
+    options = [*inputs, "--dataset_name", videos_folder, "--output_dir", tmp_path, *FIRST_FRAME]
     run_example("train_first_frame.py", *options)
     assert set(load_components(tmp_path)) == {"first_frame_unet", "first_frame_scheduler"}
     assert len(read_lines(tmp_path / "losses.jsonl")) == 2

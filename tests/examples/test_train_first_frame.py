@@ -3,6 +3,8 @@ import json
 import re
 import runpy
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from leo_diffusers import LEOPipeline, LIAModel, LIAPipeline, load_components
+from leo_diffusers import LEOPipeline, LIAPipeline, load_components
 from leo_diffusers.data.motion_codes import MotionCodes
 from leo_diffusers.data.video_clips import VideoClip
 
@@ -31,9 +33,8 @@ RECIPE = [
 
 
 @pytest.fixture(scope="module")
-def inputs(animator_folder, codes_folder, clips_folder) -> list:
-    options = ["--pretrained_model_name_or_path", animator_folder, "--motion_codes_dir", codes_folder]
-    return [*options, "--train_data_dir", clips_folder]
+def inputs(inputs, clips_folder) -> list:
+    return [*inputs, "--train_data_dir", clips_folder]
 
 
 @pytest.fixture(scope="module")
@@ -84,26 +85,14 @@ def test_the_moving_average_is_published(straight):
     assert not torch.equal(trained["conv_out.weight"], unet.conv_out.weight)
 
 
-def test_a_resumed_run_equals_one_that_was_not_stopped(
-    run_example, inputs, straight, tmp_path, kill_after_third_step, assert_same_run
-):
-    folder = tmp_path / "first-frame"
-    kill_after_third_step(straight, folder)
-    options = [*inputs, "--output_dir", folder, *RECIPE, "--dataloader_num_workers", 1]
-    run_example("train_first_frame.py", *options, "--resume_from_checkpoint", "latest")
-    assert_same_run(folder, straight, "checkpoint-4", "first_frame_unet")
+def test_a_resumed_run_equals_one_that_was_not_stopped(inputs, straight, resume_after_third_step, assert_same_run):
+    resumed = resume_after_third_step("train_first_frame.py", straight, *inputs, *RECIPE)
+    assert_same_run(resumed, straight, "checkpoint-4", "first_frame_unet")
 
 
 @pytest.fixture(scope="module")
-def one_step(run_example, inputs, tmp_path_factory):
-    def run(launcher: str, train_batch_size: int, *more) -> Path:
-        folder = tmp_path_factory.mktemp("one_step")
-        options = [*inputs, "--output_dir", folder, *NETWORK, *VALIDATION, "--report_to", "none"]
-        options += ["--max_train_steps", 1, "--train_batch_size", train_batch_size]
-        run_example("train_first_frame.py", *options, *more, launcher=launcher)
-        return folder
-
-    return run
+def one_step(train_one_step, inputs) -> Callable[..., Path]:
+    return partial(train_one_step, "train_first_frame.py", [*inputs, *NETWORK, *VALIDATION])
 
 
 @pytest.fixture(scope="module")
@@ -225,11 +214,8 @@ def test_the_pose_of_a_frame_does_not_hang_on_its_size(script, animator_folder):
     assert (script["encode_motion"](animator, larger) - expected).norm() < 0.1 * expected.norm()
 
 
-def test_codes_of_another_animator_are_refused(run_example, codes_folder, clips_folder, tmp_path):
-    torch.manual_seed(1)
-    LIAPipeline(LIAModel(32, 32, 8, (16, 16, 32, 32), motion_head_layers=2)).save_pretrained(tmp_path / "other")
-    options = ["--pretrained_model_name_or_path", tmp_path / "other", "--motion_codes_dir", codes_folder]
-    options += ["--train_data_dir", clips_folder, "--output_dir", tmp_path / "out"]
+def test_codes_of_another_animator_are_refused(run_example, inputs, other_animator_folder, codes_folder, tmp_path):
+    options = [*inputs, "--pretrained_model_name_or_path", other_animator_folder, "--output_dir", tmp_path / "out"]
     said = run_example("train_first_frame.py", *options, *NETWORK, is_refused=True)
     assert "made by another animator" in said and str(codes_folder) in said
 

@@ -99,13 +99,11 @@ def test_the_moving_average_is_published(straight):
 
 
 def test_a_resumed_run_equals_one_that_was_not_stopped(
-    run_example, labelled_folder, straight, tmp_path, kill_after_third_step, assert_same_run
+    labelled_folder, straight, resume_after_third_step, assert_same_run
 ):
-    folder = tmp_path / "label-network"
-    kill_after_third_step(straight, folder)
-    options = ["--train_data_dir", labelled_folder, "--output_dir", folder, *RECIPE, "--dataloader_num_workers", 1]
-    run_example("train_label_network.py", *options, "--resume_from_checkpoint", "latest")
-    assert_same_run(folder, straight, "checkpoint-4", ".")
+    options = ["--train_data_dir", labelled_folder, *RECIPE]
+    resumed = resume_after_third_step("train_label_network.py", straight, *options)
+    assert_same_run(resumed, straight, "checkpoint-4", ".")
 
 
 def test_without_keypoints(train, read_lines):

@@ -1,5 +1,7 @@
 import re
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +34,10 @@ def straight(run_example, clips_folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def resumed(run_example, clips_folder, straight, tmp_path_factory) -> Path:
+def resumed(run_example, clips_folder, straight, tmp_path_factory, kill_after_third_step) -> Path:
     """The output of a run that was killed while it wrote its second checkpoint, and resumed."""
     folder = tmp_path_factory.mktemp("resumed") / "lia"
-    shutil.copytree(straight / "checkpoint-2", folder / "checkpoint-2")
-    lines = (straight / "losses.jsonl").read_text().splitlines(keepends=True)
-    (folder / "losses.jsonl").write_text("".join(lines[:3]))
+    kill_after_third_step(straight, folder)
     (folder / ".checkpoint-4.partial").mkdir()
     (folder / ".checkpoint-4.partial" / "model.safetensors").write_bytes(b"half")
     options = ["--train_data_dir", clips_folder, "--output_dir", folder, *RECIPE, "--checkpoints_total_limit", 1]
@@ -123,18 +123,10 @@ def test_checkpoints_beyond_the_limit_are_removed(straight, resumed):
 
 
 @pytest.fixture(scope="module")
-def without_critic(run_example, clips_folder, animator_folder, tmp_path_factory):
+def without_critic(train_one_step, clips_folder, animator_folder) -> Callable[..., Path]:
     """Runs one step on four pairs, from given weights, without a discriminator."""
-
-    def run(launcher: str, train_batch_size: int, *more) -> Path:
-        folder = tmp_path_factory.mktemp("one_step")
-        options = ["--train_data_dir", clips_folder, "--output_dir", folder, "--report_to", "none"]
-        options += ["--pretrained_model_name_or_path", animator_folder, "--gan_weight", 0, "--perceptual_loss", "ssim"]
-        options += ["--max_train_steps", 1, "--train_batch_size", train_batch_size]
-        run_example("train_lia.py", *options, *more, launcher=launcher)
-        return folder
-
-    return run
+    options = ["--train_data_dir", clips_folder, "--pretrained_model_name_or_path", animator_folder]
+    return partial(train_one_step, "train_lia.py", [*options, "--gan_weight", 0, "--perceptual_loss", "ssim"])
 
 
 @pytest.fixture(scope="module")

@@ -81,16 +81,11 @@ def test_all_that_learns_is_saved(straight):
     assert not torch.equal(before["weight"], readers[0]["weight"])
 
 
-def test_a_resumed_run_equals_one_that_was_not_stopped(
-    run_example, inputs, straight, tmp_path, kill_after_third_step, assert_same_run
-):
-    folder = tmp_path / "lia"
-    kill_after_third_step(straight, folder)
-    options = [*inputs, "--output_dir", folder, *RECIPE, "--dataloader_num_workers", 1]
-    run_example("train_lia.py", *options, "--resume_from_checkpoint", "latest")
-    assert_same_run(folder, straight, "animator")
+def test_a_resumed_run_equals_one_that_was_not_stopped(inputs, straight, resume_after_third_step, assert_same_run):
+    resumed = resume_after_third_step("train_lia.py", straight, *inputs, *RECIPE)
+    assert_same_run(resumed, straight, "animator")
     for path in (straight / "checkpoint-4").glob("model*.safetensors"):
-        ours, theirs = load_file(folder / path.relative_to(straight)), load_file(path)
+        ours, theirs = load_file(resumed / path.relative_to(straight)), load_file(path)
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -98,15 +93,13 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(
 
 
 @pytest.fixture(scope="module")
-def one_step(run_example, labelled_folder, animator_folder, tmp_path_factory, read_lines):
+def one_step(train_one_step, labelled_folder, animator_folder, read_lines):
     """Losses of a step from given weights, which still show the source unmoved."""
+    options = ["--train_data_dir", labelled_folder, "--pretrained_model_name_or_path", animator_folder]
+    options += ["--gan_weight", 0, "--perceptual_loss", "none", "--no_horizontal_flip"]
 
     def run(*more, launcher: str = "python", train_batch_size: int = 4) -> dict[str, float]:
-        folder = tmp_path_factory.mktemp("one_step")
-        options = ["--train_data_dir", labelled_folder, "--output_dir", folder, "--report_to", "none"]
-        options += ["--pretrained_model_name_or_path", animator_folder, "--gan_weight", 0, "--perceptual_loss", "none"]
-        options += ["--max_train_steps", 1, "--train_batch_size", train_batch_size, "--no_horizontal_flip"]
-        run_example("train_lia.py", *options, *more, launcher=launcher)
+        folder = train_one_step("train_lia.py", options, launcher, train_batch_size, *more)
         (losses,) = read_lines(folder / "losses.jsonl")
         assert losses.pop("step") == 1
         return losses

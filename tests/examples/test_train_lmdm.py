@@ -1,5 +1,7 @@
 import re
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from leo_diffusers import LEOPipeline, LIAModel, LIAPipeline, load_components
+from leo_diffusers import LEOPipeline, LIAPipeline, load_components
 from leo_diffusers.data.motion_codes import MotionCodes, hash_animator
 from leo_diffusers.video_io import VideoReader, read_video, write_image
 
@@ -26,11 +28,6 @@ RECIPE = [
 
 
 @pytest.fixture(scope="module")
-def inputs(animator_folder, codes_folder) -> list:
-    return ["--pretrained_model_name_or_path", animator_folder, "--motion_codes_dir", codes_folder]
-
-
-@pytest.fixture(scope="module")
 def image(clips_folder, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("image") / "photo.png"
     write_image(path, read_video(clips_folder / "a.mp4", num_frames=1)[0])
@@ -42,16 +39,6 @@ def straight(run_example, inputs, image, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("straight") / "leo"
     options = [*inputs, "--output_dir", folder, *RECIPE, "--validation_image", image]
     run_example("train_lmdm.py", *options, launcher="accelerate")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def resumed(run_example, inputs, image, straight, tmp_path_factory, kill_after_third_step) -> Path:
-    """The output of a run that was killed after its third step, and resumed."""
-    folder = tmp_path_factory.mktemp("resumed") / "leo"
-    kill_after_third_step(straight, folder)
-    options = [*inputs, "--output_dir", folder, *RECIPE, "--validation_image", image, "--report_to", "none"]
-    run_example("train_lmdm.py", *options, "--resume_from_checkpoint", "latest", "--dataloader_num_workers", 1)
     return folder
 
 
@@ -86,7 +73,11 @@ def test_a_run_shows_what_it_learned(straight, read_lines, codes_folder, assert_
     assert f"--motion_codes_dir {codes_folder.name}" in card and "--validation_image photo.png" in card
 
 
-def test_a_resumed_run_equals_one_that_was_not_stopped(straight, resumed, assert_same_run):
+def test_a_resumed_run_equals_one_that_was_not_stopped(
+    inputs, image, straight, resume_after_third_step, assert_same_run
+):
+    options = [*inputs, *RECIPE, "--validation_image", image, "--report_to", "none"]
+    resumed = resume_after_third_step("train_lmdm.py", straight, *options)
     assert_same_run(resumed, straight, "checkpoint-4", "motion_unet", "animator")
 
 
@@ -133,15 +124,8 @@ def test_runs_of_the_other_conditions(run_example, inputs, tmp_path, read_lines,
 
 
 @pytest.fixture(scope="module")
-def one_step(run_example, inputs, tmp_path_factory):
-    def run(launcher: str, train_batch_size: int, *more) -> Path:
-        folder = tmp_path_factory.mktemp("one_step")
-        options = [*inputs, "--output_dir", folder, *NETWORK, *VALIDATION, "--report_to", "none"]
-        options += ["--max_train_steps", 1, "--train_batch_size", train_batch_size]
-        run_example("train_lmdm.py", *options, *more, launcher=launcher)
-        return folder
-
-    return run
+def one_step(train_one_step, inputs) -> Callable[..., Path]:
+    return partial(train_one_step, "train_lmdm.py", [*inputs, *NETWORK, *VALIDATION])
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +161,9 @@ def test_a_seed_decides_data_noise_and_weights(one_step, one_process, read_lines
     assert losses == again and losses["loss"] != other["loss"]
 
 
-def test_codes_of_another_animator_are_refused(run_example, codes_folder, tmp_path):
-    torch.manual_seed(1)
-    LIAPipeline(LIAModel(32, 32, 8, (16, 16, 32, 32), motion_head_layers=2)).save_pretrained(tmp_path / "other")
-    options = ["--pretrained_model_name_or_path", tmp_path / "other", "--motion_codes_dir", codes_folder]
-    said = run_example("train_lmdm.py", *options, "--output_dir", tmp_path / "out", *NETWORK, is_refused=True)
+def test_codes_of_another_animator_are_refused(run_example, inputs, other_animator_folder, codes_folder, tmp_path):
+    options = [*inputs, "--pretrained_model_name_or_path", other_animator_folder, "--output_dir", tmp_path / "out"]
+    said = run_example("train_lmdm.py", *options, *NETWORK, is_refused=True)
     assert "made by another animator" in said and str(codes_folder) in said
 
 

@@ -1,4 +1,6 @@
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ from diffusers import DDIMScheduler
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
-from leo_diffusers import LIAModel, LIAPipeline, MotionPriorModel, load_components
+from leo_diffusers import MotionPriorModel, load_components
 from leo_diffusers.data.motion_codes import MotionCodes
 from leo_diffusers.pipelines.denoising import denoise
 from tests.support.loopback_hub import TOKEN
@@ -26,11 +28,6 @@ RECIPE = [
     *("--max_grad_norm", 1.0, "--learning_rate", 3e-3, "--report_to", "none"),
     *("--dropout", 0.3),  # its masks come from the random state
 ]
-
-
-@pytest.fixture(scope="module")
-def inputs(animator_folder, codes_folder) -> list:
-    return ["--pretrained_model_name_or_path", animator_folder, "--motion_codes_dir", codes_folder]
 
 
 @pytest.fixture(scope="module")
@@ -75,26 +72,14 @@ def test_the_moving_average_is_published(straight):
     assert not torch.equal(trained["linear_out.weight"], average[-2])
 
 
-def test_a_resumed_run_equals_one_that_was_not_stopped(
-    run_example, inputs, straight, tmp_path, kill_after_third_step, assert_same_run
-):
-    folder = tmp_path / "prior"
-    kill_after_third_step(straight, folder)
-    options = [*inputs, "--output_dir", folder, *RECIPE, "--dataloader_num_workers", 1]
-    run_example("train_motion_prior.py", *options, "--resume_from_checkpoint", "latest")
-    assert_same_run(folder, straight, "checkpoint-4", "motion_prior")
+def test_a_resumed_run_equals_one_that_was_not_stopped(inputs, straight, resume_after_third_step, assert_same_run):
+    resumed = resume_after_third_step("train_motion_prior.py", straight, *inputs, *RECIPE)
+    assert_same_run(resumed, straight, "checkpoint-4", "motion_prior")
 
 
 @pytest.fixture(scope="module")
-def one_step(run_example, inputs, tmp_path_factory):
-    def run(launcher: str, train_batch_size: int, *more) -> Path:
-        folder = tmp_path_factory.mktemp("one_step")
-        options = [*inputs, "--output_dir", folder, *NETWORK, *VALIDATION, "--report_to", "none"]
-        options += ["--max_train_steps", 1, "--train_batch_size", train_batch_size]
-        run_example("train_motion_prior.py", *options, *more, launcher=launcher)
-        return folder
-
-    return run
+def one_step(train_one_step, inputs) -> Callable[..., Path]:
+    return partial(train_one_step, "train_motion_prior.py", [*inputs, *NETWORK, *VALIDATION])
 
 
 @pytest.fixture(scope="module")
@@ -117,17 +102,9 @@ def test_a_seed_decides_data_noise_and_weights(one_step, one_process, read_lines
     assert losses == again and losses["loss"] != other["loss"]
 
 
-@pytest.fixture(scope="module")
-def other_animator(tmp_path_factory) -> Path:
-    torch.manual_seed(1)
-    folder = tmp_path_factory.mktemp("other")
-    LIAPipeline(LIAModel(32, 32, 8, (16, 16, 32, 32), motion_head_layers=2)).save_pretrained(folder)
-    return folder
-
-
-def test_codes_of_another_animator_are_refused(run_example, other_animator, codes_folder, tmp_path):
-    options = ["--pretrained_model_name_or_path", other_animator, "--motion_codes_dir", codes_folder]
-    said = run_example("train_motion_prior.py", *options, "--output_dir", tmp_path / "out", *NETWORK, is_refused=True)
+def test_codes_of_another_animator_are_refused(run_example, inputs, other_animator_folder, codes_folder, tmp_path):
+    options = [*inputs, "--pretrained_model_name_or_path", other_animator_folder, "--output_dir", tmp_path / "out"]
+    said = run_example("train_motion_prior.py", *options, *NETWORK, is_refused=True)
     assert "made by another animator" in said and str(codes_folder) in said
 
 

@@ -72,17 +72,27 @@ def test_faces_of_face_alignment(monkeypatch):
     class FaceAlignment:
         def __init__(self, landmarks_type, flip_input, device):
             assert (landmarks_type, flip_input, device) == ("2d", False, "cpu")
+            self.face_alignment_net = networks[0]
+            self.face_detector = SimpleNamespace(face_detector=networks[1])
 
         def get_landmarks_from_image(self, image):
             return [np.full((68, 2), 5.0), np.full((68, 2), 9.0)] if image.any() else None
 
+    networks = [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
     module = ModuleType("face_alignment")
     module.FaceAlignment, module.LandmarksType = FaceAlignment, SimpleNamespace(TWO_D="2d")
     monkeypatch.setitem(sys.modules, "face_alignment", module)
     frames = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     frames[0] = 200
-    keypoints = FaceKeypoints(download=True)(frames)
+    extractor = FaceKeypoints(download=True)
+    keypoints = extractor(frames)
     assert keypoints.shape == (2, 68, 2) and (keypoints[0] == 5).all() and (keypoints[1] == -1).all()
+    hashes = [extractor.weights_hash]
+    networks[0] = torch.compile(networks[0])
+    hashes.append(FaceKeypoints(download=True).weights_hash)
+    networks.reverse()
+    hashes.append(FaceKeypoints(download=True).weights_hash)
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_what_is_missing_is_named(monkeypatch, tmp_path):

@@ -1,13 +1,16 @@
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 import transformers
 from diffusers import DiffusionPipeline
+from diffusers.callbacks import PipelineCallback
 from PIL import Image, ImageFilter, ImageOps
 
 from leo_diffusers import LEOPipeline
+from tests.conftest import build_leo_pipeline
 from tests.support.tiny_diffusers import (
     HIDDEN,
     LETTERS,
@@ -133,6 +136,24 @@ def code_of(pipeline: LEOPipeline, image: Image.Image) -> torch.Tensor:
         return pipeline.animator.encode_source(pipeline.preprocess(image)).motion_code
 
 
+def painted(color: str = "red", size: tuple[int, int] = (20, 20)) -> Image.Image:
+    return Image.new("RGB", size, color)
+
+
+class StepRecorder(PipelineCallback):
+    """A callback object of diffusers that keeps the steps it was called after."""
+
+    tensor_inputs = ["latents"]
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
+        self.steps.append(step_index)
+        return callback_kwargs
+
+
 class Inverter:
     """An editor that needs no networks: a negative, kept in a list."""
 
@@ -142,6 +163,16 @@ class Inverter:
     def __call__(self, image: Image.Image, prompt: str) -> Image.Image:
         self.seen.append((image, prompt))
         return ImageOps.invert(image)
+
+
+@pytest.fixture
+def make_leo_pipeline():
+    return build_leo_pipeline
+
+
+@pytest.fixture
+def leo_pipeline() -> LEOPipeline:
+    return build_leo_pipeline()
 
 
 @pytest.fixture
@@ -158,6 +189,12 @@ def edited_frame(clip_frames) -> Image.Image:
 @pytest.fixture
 def other_photo(photo) -> Image.Image:
     return photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    generator = np.random.default_rng(0)
+    return Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((40, 40))
 
 
 @pytest.fixture

@@ -8,13 +8,12 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from diffusers import DDIMScheduler, DiffusionPipeline, HeunDiscreteScheduler, ModelMixin
-from diffusers.callbacks import PipelineCallback
 from diffusers.utils import export_to_video
 from torch._dynamo.testing import CompileCounter
 
 from leo_diffusers import LEOEditPipeline, LEOInfinitePipeline, LEOPipeline, LIAPipeline, video_io
 from tests.conftest import build_full_pipeline
-from tests.pipelines.conftest import seeded
+from tests.pipelines.conftest import StepRecorder, seeded
 
 
 PIPELINES = (LIAPipeline, LEOPipeline, LEOInfinitePipeline, LEOEditPipeline)
@@ -278,20 +277,9 @@ def test_a_callback_ends_an_endless_video_early(infinite_pipeline, photo, last_s
 
 
 def test_callback_objects_and_names(infinite_pipeline, photo):
-    class Recorder(PipelineCallback):
-        steps = []
-
-        @property
-        def tensor_inputs(self):
-            return ["latents"]
-
-        def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
-            self.steps.append(step_index)
-            return callback_kwargs
-
-    recorder = Recorder(cutoff_step_ratio=None, cutoff_step_index=1)
+    recorder = StepRecorder()
     infinite_pipeline(photo, **no_seams(num_frames=20, callback_on_step_end=recorder))
-    assert Recorder.steps == list(range(2 * NUM_STEPS))
+    assert recorder.steps == list(range(2 * NUM_STEPS))
     message = r"`callback_on_step_end_tensor_inputs` can name \['latents'\], got \['noise'\]"
     with pytest.raises(ValueError, match=message):
         infinite_pipeline(photo, **no_seams(callback_on_step_end_tensor_inputs=["noise"]))

@@ -18,7 +18,7 @@ from leo_diffusers.pipelines.image_editor import (
     call_image_pipeline,
     image_inputs,
 )
-from tests.pipelines.conftest import seeded
+from tests.pipelines.conftest import painted, seeded
 
 
 FRAME_ONLY = {"image": FRAME}
@@ -72,16 +72,6 @@ TINY_EDITORS = {
     "FluxImg2ImgPipeline": {**FLUX, "strength": 0.5},
     "FluxKontextPipeline": {**FLUX, "max_area": 32**2, "_auto_resize": False},
 }
-
-
-@pytest.fixture
-def picture() -> Image.Image:
-    generator = np.random.default_rng(0)
-    return Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((40, 40))
-
-
-def painted(color: str = "red", size: tuple[int, int] = (20, 20)) -> Image.Image:
-    return Image.new("RGB", size, color)
 
 
 def stand_in(name: str) -> DiffusionPipeline:

@@ -12,17 +12,7 @@ from leo_diffusers.pipelines.image_editor import (
     load_detector,
     load_image_pipeline,
 )
-from tests.pipelines.conftest import seeded
-
-
-@pytest.fixture
-def picture() -> Image.Image:
-    generator = np.random.default_rng(0)
-    return Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((40, 40))
-
-
-def painted(color: str = "red", size: tuple[int, int] = (20, 20)) -> Image.Image:
-    return Image.new("RGB", size, color)
+from tests.pipelines.conftest import painted, seeded
 
 
 # --- detectors ---

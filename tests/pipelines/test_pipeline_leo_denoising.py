@@ -12,10 +12,9 @@ from diffusers import (
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
-from diffusers.callbacks import PipelineCallback
 
 from leo_diffusers import LEOPipeline
-from tests.pipelines.conftest import code_of, seeded
+from tests.pipelines.conftest import StepRecorder, code_of, seeded
 
 
 SCHEDULERS = [
@@ -181,19 +180,9 @@ def test_what_a_callback_replaces_as_it_interrupts_is_kept(leo_pipeline, photo):
 
 
 def test_callback_objects_of_diffusers(leo_pipeline, photo):
-    class Recorder(PipelineCallback):
-        steps = []
-
-        @property
-        def tensor_inputs(self):
-            return ["latents"]
-
-        def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
-            self.steps.append(step_index)
-            return callback_kwargs
-
-    leo_pipeline(photo, **SHORT, callback_on_step_end=Recorder(cutoff_step_ratio=None, cutoff_step_index=1))
-    assert Recorder.steps == [0, 1, 2]
+    recorder = StepRecorder()
+    leo_pipeline(photo, **SHORT, callback_on_step_end=recorder)
+    assert recorder.steps == [0, 1, 2]
 
 
 # --- precision ---

@@ -14,7 +14,12 @@ from leo_diffusers.video_io import (
     to_unit_range,
     write_image,
 )
-from tests.video_io.conftest import byte_image, leftovers, smooth_frames
+from tests.video_io.conftest import leftovers, smooth_frames
+
+
+def byte_image(height=6, width=8, channels=3):
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
 def test_bytes_map_to_frames_and_back_exactly():

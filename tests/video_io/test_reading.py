@@ -16,7 +16,11 @@ from leo_diffusers.video_io import (
     to_uint8,
     write_image,
 )
-from tests.video_io.conftest import CLIPS, ffmpeg, make_video
+from tests.conftest import REPOSITORY
+from tests.video_io.conftest import ffmpeg, make_video
+
+
+CLIPS = REPOSITORY.parent / "shared" / "clips"
 
 
 def test_reader_describes_and_streams(tmp_path):
@@ -233,19 +237,6 @@ def test_folders_are_refused(tmp_path):
     write_image(tmp_path / "mask1.png", torch.zeros(3, 5, 7))
     with pytest.raises(ValueError, match=r"several series.*frame\*\.png, mask\*\.png"):
         VideoReader(tmp_path)
-
-
-def test_find_videos(tmp_path):
-    for name in ("b.mp4", "a/x.webm", "a/still1.png", ".hidden/y.mp4", "c/0001.png", "c/0002.png", "d/cover.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_videos(tmp_path) == [tmp_path / "a/x.webm", tmp_path / "b.mp4", tmp_path / "c"]
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        find_videos(tmp_path / "missing")
-    with pytest.raises(ValueError, match="is a file"):
-        find_videos(tmp_path / "b.mp4")
-    with pytest.raises(ValueError, match=r"\.mp4, \.mov"):
-        find_videos(tmp_path / "d")
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not here")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -19,15 +20,25 @@ from leo_diffusers.video_io import (
     write_video,
 )
 from tests.conftest import REPOSITORY
-from tests.video_io.conftest import (
-    audio_samples,
-    ffmpeg,
-    header,
-    leftovers,
-    make_sound_video,
-    make_video,
-    smooth_frames,
-)
+from tests.video_io.conftest import ffmpeg, leftovers, make_video, smooth_frames
+
+
+def header(path):
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-i", str(path)]
+    return subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True).stderr
+
+
+def audio_samples(path):
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", str(path), "-map", "0:a:0"]
+    command += ["-f", "f32le", "-ac", "1", "-ar", "8000", "-"]
+    result = subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    return np.frombuffer(result.stdout, np.float32)
+
+
+def make_sound_video(path, seconds=2, rate="25"):
+    inputs = ["-f", "lavfi", "-i", f"testsrc=s=64x48:r={rate}:d={seconds}", "-f", "lavfi", "-i", f"sine=d={seconds}"]
+    ffmpeg(*inputs, path)
+    return path
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi", ".webm", ".gif"])

@@ -1,0 +1,78 @@
+"""Which of the papers' rows a measurement may stand beside: those that were measured as it was."""
+
+from collections.abc import Sequence
+
+from .arguments import FVD_FEATURES, VIDEO_FID_FEATURES
+from .paper_tables import PAPER_ROWS, PaperRow, paper_rows
+
+
+# By task, and for variants of a model by the task that is ablated, the tables that there are.
+PAPER_TABLES = {
+    "reconstruction": ("LIA I",),
+    "cross": ("LIA III",),
+    "generation": ("LEO 1", "LEO 2", "LEO 6"),
+    "repetition": ("LEO 5",),
+    "user_study": ("LEO 3",),
+}
+ABLATION_TABLES = {
+    "reconstruction": ("LIA VI", "LIA VII", "LIA VIII"),
+    "generation": ("LEO 4",),
+    "repetition": ("LEO 5",),
+}
+# By data set, as the tables name it, the protocol of its FVD and the stride of its clips.
+FVD_PROTOCOLS = {
+    "TaichiHD": ("digan", 4),
+    "TaichiHD128": ("digan", 4),
+    "TaichiHD256": ("digan", 4),
+    "FaceForensics": ("stylegan_v", 1),
+    "CelebV-HQ": ("stylegan_v", 1),
+    "UCF101": ("stylegan_v", 1),
+}
+
+
+def paper_settings(table: str, dataset: str) -> dict[str, tuple[object, ...]]:
+    r"""By argument of the command line the values that a table's numbers of a data set may be held against."""
+    if table == "LIA III":
+        return {"features": VIDEO_FID_FEATURES}
+    if table not in ("LEO 1", "LEO 2", "LEO 4", "LEO 6"):
+        return {}
+    protocol, stride = FVD_PROTOCOLS[dataset]
+    long = {"num_frames": (128,), "frame_stride": (1,)}  # clips of 128 frames have room for no other stride
+    short = {"num_frames": (16,), "frame_stride": (stride,)}
+    return {"protocol": (protocol,), **(long if table == "LEO 2" else short), "features": FVD_FEATURES}
+
+
+def comparable_rows(tables: Sequence[str], dataset: str, arguments: dict[str, object]) -> list[PaperRow]:
+    r"""
+    Args:
+        tables (`Sequence[str]`): Of a task, by the names of [`paper_rows`].
+        dataset (`str`): As they name it.
+        arguments (`dict[str, object]`): Of the command line by name. Features that are not measured may be None.
+
+    Returns:
+        `list[PaperRow]`: Of the first of the tables that has the data set and was measured so.
+
+    Raises:
+        ValueError: Where none has the data set, or those that have it were measured otherwise.
+    """
+    datasets = list(dict.fromkeys(row.dataset for row in PAPER_ROWS if row.table in tables))
+    if dataset not in datasets:
+        titles = " and ".join(table.replace(" ", ", Table ") for table in tables)
+        raise ValueError(f"--dataset must be one of {', '.join(datasets)}, those of {titles}, got {dataset!r}.")
+    refusals = []
+    for table in dict.fromkeys(row.table for row in PAPER_ROWS if row.table in tables and row.dataset == dataset):
+        refusal = find_difference(table, dataset, arguments)
+        if refusal is None:
+            return paper_rows(table, dataset)
+        refusals.append(refusal)
+    raise ValueError(f"--dataset {dataset} shows numbers beside which yours would not be fair: {'; '.join(refusals)}.")
+
+
+def find_difference(table: str, dataset: str, arguments: dict[str, object]) -> str | None:
+    r"""The first argument with which nothing can be held against a table, and what it must be; None without."""
+    for name, allowed in paper_settings(table, dataset).items():
+        given = arguments.get(name)
+        if given is not None and given not in allowed:
+            choices = " or ".join(map(str, allowed))
+            return f"{table.replace(' ', ', Table ')} is measured with --{name} {choices}, got {given}"
+    return None
