@@ -24,17 +24,6 @@ extras = {
 extras["app"] += extras["crop"]
 extras["test"] = ["pytest", "pytest-xdist", "ruff", "lpips", "torchmetrics"]
 extras["test"] += ["playwright", "nbclient", "nbformat", "ipykernel"]
-= [
-    "pytest",
-    "pytest-xdist",
-    "ruff",
-    "lpips",
-    "torchmetrics",
-    "playwright",
-    "nbclient",
-    "nbformat",
-    "ipykernel",
-]
 for extra in ("train", "edit", "crop", "download", "datasets", "onnx", "app"):
     extras["test"] += extras[extra]
 

@@ -89,6 +89,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--test_data_dir", type=Path, required=True, help="folder of videos, or of folders of frames")
+    add("--split", default="test", help="where its metadata.csv names splits; all of them: all (default: %(default)s)")
     add(
         "--num_videos", type=int, default=None, help="only so many of them, in the order of their names (default: all)"
     )
@@ -213,7 +214,8 @@ def find_test_clips(args: argparse.Namespace, accelerator: Accelerator) -> list[
         raise ValueError(f"--num_videos must be at least 1, got {args.num_videos}.")
     # The main process looks at the clips; the others read what it found.
     with accelerator.main_process_first():
-        clips, report = find_clips(args.test_data_dir, split="test", cache=args.shared_dir / ".clips.json")
+        split = None if args.split == "all" else args.split
+        clips, report = find_clips(args.test_data_dir, split=split, cache=args.shared_dir / ".clips.json")
     args.clips = identify_clips(clips)
     too_short = {name: f"It has {count} frames." for name, count in report.too_short.items()}
     args.left_out = report.unreadable | too_short

@@ -1,7 +1,9 @@
 """The official lists of public video data sets -> one row per clip: its video, its time, its part of the picture."""
 
 import csv
+import io
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -60,6 +62,17 @@ class ClipAnnotation:
                 )
 
 
+def read_list(path: str | Path) -> str:
+    r"""The text of a data set's list; a FileNotFoundError or ValueError where the path names none."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name the list in it.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file: {error}.") from error
+
+
 def read_csv_annotations(path: str | Path) -> list[ClipAnnotation]:
     r"""
     The csv files of TaichiHD, VoxCeleb and TED-talks, in the format of the first-order motion model.
@@ -76,15 +89,14 @@ def read_csv_annotations(path: str | Path) -> list[ClipAnnotation]:
         FileNotFoundError: Where there is no such file.
         ValueError: Where columns are missing or a row makes no sense; it names the line.
     """
-    path = Path(path)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        missing = [name for name in CSV_COLUMNS if name not in (rows.fieldnames or ())]
-        if missing:
-            raise ValueError(
-                f"{path} must have the columns {', '.join(CSV_COLUMNS)}; {', '.join(missing)} are missing."
-            )
-        lines = [(rows.line_num, row) for row in rows]
+    rows = csv.DictReader(io.StringIO(read_list(path), newline=""))
+    try:
+        columns, lines = rows.fieldnames or (), [(rows.line_num, row) for row in rows]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {rows.line_num}: {error}.") from error
+    missing = [name for name in CSV_COLUMNS if name not in columns]
+    if missing:
+        raise ValueError(f"{path} must have the columns {', '.join(CSV_COLUMNS)}; {', '.join(missing)} are missing.")
     if not lines:
         raise ValueError(f"{path} holds no rows.")
     if all(row["start"] == row["end"] == "0" for _, row in lines):
@@ -108,7 +120,7 @@ def _csv_row(row: dict[str, str]) -> ClipAnnotation:
     parts += [*reversed(others), video, f"{start:06d}", f"{end:06d}"]
     bbox = tuple(map(int, row["bbox"].split("-")))
     fps, size = float(row["fps"]), (int(row["width"]), int(row["height"]))
-    if len(bbox) != 4 or not fps > 0 or min(size) < 1:
+    if len(bbox) != 4 or not 0 < fps < math.inf or min(size) < 1:
         raise ValueError(f"bbox, fps, width or height is out of range: {row}")
     return ClipAnnotation("#".join(parts), row["partition"], video, start, end, fps, bbox, size)
 
@@ -128,9 +140,9 @@ def read_celebvhq_annotations(path: str | Path) -> list[ClipAnnotation]:
         FileNotFoundError: Where there is no such file.
         ValueError: Where it has another format; it names the clip.
     """
-    path = Path(path)
+    text = read_list(path)
     try:
-        clips = json.loads(path.read_text())["clips"]
+        clips = json.loads(text)["clips"]
         entries = list(clips.items())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -172,7 +184,7 @@ def read_ucf101_annotations(folder: str | Path, fold: int) -> list[ClipAnnotatio
         path = Path(folder) / f"{split}list{fold:02d}.txt"
         if not path.is_file():
             raise FileNotFoundError(f"There is no {path}: unpack UCF101TrainTestSplits-RecognitionTask.zip there.")
-        for line, text in enumerate(path.read_text().splitlines(), start=1):
+        for line, text in enumerate(read_list(path).splitlines(), start=1):
             source = text.split(" ")[0]  # the training lists end each line with the number of the class
             if not text.strip():
                 continue

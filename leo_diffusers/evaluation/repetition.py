@@ -139,22 +139,44 @@ class MotionDrawer:
         return codes
 
 
+def describe_drift(videos: Sequence[torch.Tensor], reference: MotionCodes, window: int) -> dict[str, list[float]]:
+    r"""
+    Whether videos leave what is known of the data: how far their motion codes come from its mean, in its standard
+    deviations, the largest of all directions.
+
+    Args:
+        videos (`Sequence[torch.Tensor]` of shape `(F, M)`): Their motion codes.
+        reference ([`MotionCodes`]): The data.
+        window (`int`): How many frames count of the start and of the end.
+
+    Returns:
+        `dict[str, list[float]]`: Of the "first" and the "last" frames the median and the 90 % quantile over videos.
+    """
+    quantiles = torch.tensor([0.5, 0.9], dtype=torch.float64)
+    drift = {}
+    for name, frames in {"first": slice(window), "last": slice(-window, None)}.items():
+        farthest = [((codes[frames] - reference.mean) / reference.std).abs().max().double() for codes in videos]
+        drift[name] = torch.stack(farthest).quantile(quantiles).tolist()
+    return drift
+
+
 def describe_repetition(
-    videos: Sequence[torch.Tensor], std: torch.Tensor, window: int, threshold: RepetitionThreshold
+    videos: Sequence[torch.Tensor], reference: MotionCodes, window: int, threshold: RepetitionThreshold
 ) -> dict[str, object]:
     r"""
     How many of some videos repeat themselves.
 
     Args:
         videos (`Sequence[torch.Tensor]` of shape `(F, M)`): Their motion codes.
-        std (`torch.Tensor` of shape `(M,)`): The data's spread.
+        reference ([`MotionCodes`]): The data, for its mean and spread.
         window (`int`): Frames of a stretch.
         threshold ([`RepetitionThreshold`]): Of videos as long as these.
 
     Returns:
-        `dict[str, object]`: "share" of the videos, its 95 % "interval", "num_videos", and the "moving_share" of
-        stretches that move enough to count: where nothing moves, nothing repeats.
+        `dict[str, object]`: "share" of the videos, its 95 % "interval", "num_videos", the "moving_share" of stretches
+        that move enough to count: where nothing moves, nothing repeats; and their "drift", of [`describe_drift`].
     """
+    std = reference.std
     recurrences = [recurrence(codes, std, window, threshold.movement) for codes in videos]
     moving = [movement_of(stretches_of(codes, std, window)) >= threshold.movement for codes in videos]
     share = share_of_repeating(recurrences, threshold)
@@ -163,6 +185,7 @@ def describe_repetition(
         "interval": list(wilson_interval(share, len(videos))),
         "num_videos": len(videos),
         "moving_share": torch.cat(moving).double().mean().item(),
+        "drift": describe_drift(videos, reference, window),
     }
 
 
@@ -202,7 +225,8 @@ def evaluate_repetition(
 
     Returns:
         `dict[str, object]`: As JSON has it: by transition the "share" of repeating videos, its 95 % "interval", and
-        the mean "moving_share" of stretches that move enough to count; the "threshold"; and what they depend on.
+        the mean "moving_share" of stretches that move enough to count, and the "drift" away from the data; the
+        "threshold"; and what they depend on.
 
     Raises:
         ValueError: Before anything is made, where the codes do not fit or are too few, or the model cannot do it.
@@ -230,7 +254,7 @@ def evaluate_repetition(
 
         found, missing = parts.measure(names, work, f"Transitions: {transition}")
         videos = [part["codes"] for part in found.values()]
-        results[transition] = describe_repetition(videos, reference.std, settings.window, threshold)
+        results[transition] = describe_repetition(videos, reference, settings.window, threshold)
         shown[transition] = videos[0]
         left_out |= missing
     if parts.accelerator.is_main_process:

@@ -75,6 +75,7 @@ def test_the_wrong_ted_list_is_refused(write):
         (ROW.replace("118-82-508-472", "118-82-508"), "line 3: bbox, fps, width or height is out of range"),
         (ROW.replace("118-82-508-472", "508-82-118-472"), "line 3: .*bbox must be left, top, right, bottom"),
         (ROW.replace("29.97", "0"), "line 3: bbox, fps, width or height is out of range"),
+        (ROW.replace("29.97", "inf"), "line 3: bbox, fps, width or height is out of range"),
         (ROW.replace("a-_", "../"), r"line 3: '\.\./bCdEfGhI' is no YouTube id"),
         (ROW.replace("train", ".."), "line 3: .*cannot name a file"),
         ("a,80", "line 3: "),
@@ -92,6 +93,15 @@ def test_other_csv_files_are_refused(write, tmp_path):
         read_csv_annotations(write("empty.csv", HEADER))
     with pytest.raises(FileNotFoundError):
         read_csv_annotations(tmp_path / "nowhere.csv")
+    with pytest.raises(ValueError, match="is a folder: name the list in it"):
+        read_csv_annotations(tmp_path)
+
+
+@pytest.mark.parametrize("read", [read_csv_annotations, read_celebvhq_annotations])
+def test_a_video_is_no_list(tmp_path, read):
+    (tmp_path / "a.mp4").write_bytes(b"\x00\x00\x00\x18ftypisom\xff\xfe")
+    with pytest.raises(ValueError, match=r"a\.mp4 is no text file: "):
+        read(tmp_path / "a.mp4")
 
 
 def test_clips_of_celebvhq(write):

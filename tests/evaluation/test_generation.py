@@ -5,7 +5,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -120,6 +122,17 @@ def test_equal_features_are_at_no_distance():
     parts = [{"clip": torch.randn(5), "acd": torch.tensor(1.0)} for _ in range(20)]
     numbers = trial_numbers(parts, parts, ddof=1)
     assert numbers["fvd"] == pytest.approx(0, abs=1e-6) and numbers["acd"] == numbers["acd_real"] == 1
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_covariances_are_those_of_the_protocol(ddof):
+    generator = np.random.default_rng(0)
+    real, fake = generator.normal(size=(9, 3)), generator.normal(size=(7, 3)) * 2 + 1
+    sides = [[{"clip": torch.from_numpy(features)} for features in side] for side in (real, fake)]
+    covariances = [np.cov(side, rowvar=False, ddof=ddof) for side in (real, fake)]
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    expected = ((real.mean(axis=0) - fake.mean(axis=0)) ** 2).sum() + np.trace(sum(covariances) - 2 * root)
+    assert trial_numbers(*sides, ddof)["fvd"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_what_no_network_reads_is_not_measured(videos, tmp_path):

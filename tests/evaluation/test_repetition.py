@@ -12,6 +12,7 @@ from leo_diffusers.evaluation.recurrence import calibrate_threshold, recurrence,
 from leo_diffusers.evaluation.repetition import (
     MotionDrawer,
     RepetitionSettings,
+    describe_drift,
     describe_repetition,
     evaluate_repetition,
     repetition_settings,
@@ -84,15 +85,25 @@ def test_what_stands_still_does_not_repeat():
 # --- threshold ---
 
 
-def test_repeating_videos_are_told_from_fresh_ones(clips):
+def test_repeating_videos_are_told_from_fresh_ones(clips, reference):
     threshold = calibrate_threshold(clips, STD, 256, WINDOW, 0.05)
     fresh = [smooth_motion(1000 + seed, 256) for seed in range(100)]
     again = [torch.cat([codes[:128], codes[:128]]) for codes in fresh]
-    assert describe_repetition(again, STD, WINDOW, threshold)["share"] == 1
-    described = describe_repetition(fresh, STD, WINDOW, threshold)
+    assert describe_repetition(again, reference, WINDOW, threshold)["share"] == 1
+    described = describe_repetition(fresh, reference, WINDOW, threshold)
     assert described["share"] <= 0.15  # 0.05 of 100: more than 0.15 in one of 10,000 cases
     assert described["interval"][0] < described["share"] < described["interval"][1]
     assert described["moving_share"] > 0.9
+
+
+def test_drift_is_how_far_codes_come_from_the_data(reference):
+    videos = [reference.mean.repeat(40, 1) for _ in range(3)]
+    for number, codes in enumerate(videos):
+        codes[2, 1] -= 2 * reference.std[1]
+        codes[-1, 4] += (number + 1) * reference.std[4]
+    drift = describe_drift(videos, reference, WINDOW)
+    assert drift["first"] == pytest.approx([2, 2], abs=1e-4)
+    assert drift["last"] == pytest.approx([2, 2.8], abs=1e-4)
 
 
 def test_longer_videos_may_come_nearer_to_themselves_by_chance(clips):
@@ -139,6 +150,20 @@ def test_a_result_says_what_it_is_of_and_can_be_found_again(infinite_pipeline, r
     for described in result["transitions"].values():
         assert described["num_videos"] == 3 and 0 <= described["share"] <= 1
     assert 0 < result["threshold"]["distance"] < 2**0.5 and result["repetition"]["window"] == WINDOW
+
+
+def test_a_first_video_that_failed_is_left_out(infinite_pipeline, reference, tmp_path, monkeypatch):
+    draw = MotionDrawer.__call__
+
+    def fail_at_first(drawer: MotionDrawer, index: int, transition: str) -> torch.Tensor:
+        if index == 0:
+            raise ValueError("NaN")
+        return draw(drawer, index, transition)
+
+    monkeypatch.setattr(MotionDrawer, "__call__", fail_at_first)
+    result = evaluate(infinite_pipeline, reference, tmp_path)
+    assert set(result["left_out"]) == {"none/0", "diffusion/0"}
+    assert result["transitions"]["none"]["num_videos"] == 2 and (tmp_path / "trajectories.png").is_file()
 
 
 def test_a_stopped_evaluation_goes_on(infinite_pipeline, reference, tmp_path):

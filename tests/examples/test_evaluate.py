@@ -1,5 +1,4 @@
 import json
-import runpy
 import shutil
 from pathlib import Path
 
@@ -11,9 +10,10 @@ from safetensors.torch import load_file
 
 from leo_diffusers import LEOPipeline
 from leo_diffusers.data.motion_codes import MotionCodes, hash_animator
+from leo_diffusers.evaluation.measured_rows import mean_row
 from leo_diffusers.evaluation.paper_tables import MeasuredRow
 from leo_diffusers.evaluation.user_study import read_json
-from tests.conftest import REPOSITORY, build_label_network
+from tests.conftest import build_label_network
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,11 @@ def test_other_settings_do_not_mix(once, reconstruction):
     assert "was measured with another `num_frames`, None and not 4" in said
 
 
-def test_the_papers_rows_stand_beside_ours(reconstruction):
+def test_the_papers_rows_stand_beside_ours(reconstruction, animator_folder):
     folder, _ = reconstruction("papers", "--dataset", "VoxCeleb", "--num_videos", 1)
     table = (folder / "table.md").read_text()
     assert "| LIA (256px) | 0.041 |" in table and "LIA, Table I" in table and "**ours**" in table
+    assert f"| **{animator_folder.name} (32px)** |" in table and "| **copying the source** |" in table
 
 
 def test_people_driven_by_others(run_example, animator_folder, labelled_folder, network_folder, tmp_path):
@@ -99,7 +100,7 @@ def test_generated_videos(run_example, full_folder, labelled_folder, network_fol
     results = read_json(tmp_path / "drawn" / "results.json")
     assert results["protocol"]["name"] == "stylegan_v, 2 clips" and results["acd"]["mean"] > 0
     assert "fvd" not in results  # no network reads clips
-    assert "(stylegan_v, 2 clips)**" in (tmp_path / "drawn" / "table.md").read_text()
+    assert "(stylegan_v, 2 real and 2 generated)**" in (tmp_path / "drawn" / "table.md").read_text()
     assert Image.open(tmp_path / "drawn" / "generated.png").height == 2 * 32
 
 
@@ -201,6 +202,10 @@ def test_variants_are_compared_over_their_seeds(
     rows = {row.split("|")[1].strip(" *"): row for row in (tmp_path / "out" / "table.md").read_text().splitlines()}
     assert f"**{mean:.3f} ± {deviation:.3f}**" in rows["two seeds"] and "±" not in rows["one"]
     assert list(rows).count("copying the source") == 1 and (tmp_path / "out" / "variants.png").is_file()
+    papers = ["--dataset", "VoxCeleb", "--paper_table", "LIA VII"]
+    run_example("evaluate.py", "ablation", "reconstruction", *variants, *options, *papers)
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| 5 directions | 0.051 |" in table and "**two seeds (32px)**" in table
 
 
 def test_a_user_study_from_videos_to_scores(run_example, labelled_folder, tmp_path):
@@ -215,7 +220,17 @@ def test_a_user_study_from_videos_to_scores(run_example, labelled_folder, tmp_pa
     (tmp_path / "rater.json").write_text(json.dumps({"study": key["study"], "rater": "a", "answers": answers}))
     options = ["--key", tmp_path / "study" / "key.json", "--answers", tmp_path / "rater.json"]
     run_example("evaluate.py", "user_study", "score", *options, "--output_dir", tmp_path / "scores")
-    assert "LEO" in (tmp_path / "scores" / "results.json").read_text()
+    [comparison] = read_json(tmp_path / "scores" / "results.json")["comparisons"]
+    share = comparison["quality"]["shares"]["LEO"] * 100
+    run_example("evaluate.py", "user_study", "score", *options, "--output_dir", tmp_path, "--dataset", "TaichiHD")
+    table = (tmp_path / "table.md").read_text()
+    assert "| LEO / TATS | 93.00 / 7.00 |" in table and f"| **LEO / TATS (1 raters)** | **{share:.2f}** |" in table
+
+
+def test_methods_of_one_name_are_refused(run_example, labelled_folder, tmp_path):
+    videos = ["--videos", "LEO", labelled_folder, "--videos", "LEO", tmp_path]
+    said = run_example("evaluate.py", "user_study", "write", *videos, "--output_dir", tmp_path / "a", is_refused=True)
+    assert "--videos needs a name of its own for each method, got LEO and LEO" in said
 
 
 @pytest.mark.parametrize(
@@ -223,15 +238,17 @@ def test_a_user_study_from_videos_to_scores(run_example, labelled_folder, tmp_pa
     [
         (["reconstruction", "--num_videos", 0], "--num_videos must be at least 1, got 0"),
         (["reconstruction", "--num_frames", 1], "`num_frames` must be at least 2, got 1"),
-        (["reconstruction", "--test_data_dir", "nowhere"], "nowhere"),
+        (["reconstruction", "--test_data_dir", "nowhere"], "The folder nowhere does not exist"),
         (["reconstruction", "--model", "/nowhere"], "There is no model in /nowhere"),
-        (["reconstruction", "--dataset", "Nobody"], "`dataset` must be one of VoxCeleb"),
+        (["reconstruction", "--dataset", "Nobody"], "--dataset must be one of VoxCeleb"),
+        (["generation", "--protocol", "digan", "--dataset", "CelebV-HQ"], "with --protocol stylegan_v, got digan"),
+        (["generation", "--protocol", "digan", "--features", "video_fid"], "argument --features: invalid choice"),
         (["reconstruction", "--lpips", "--lpips_weights", "alexnet-owt-7be5be79.pth"], "or pass `--download`"),
         (["reconstruction", "--identity", "openface"], "--identity: "),
         (["speed", "--dataset", "VoxCeleb"], "unrecognized arguments: --dataset"),
         (["generation", "--protocol", "stylegan_v", "--num_clips", 0], "`num_clips` must be from 2 to 2048"),
-        (["generation", "--protocol", "digan", "--features", "random_i3d"], "clips"),
-        (["generation", "--protocol", "stylegan_v"], "`readers` must have a `clip`"),
+        (["generation", "--protocol", "digan", "--features", "random_i3d"], "and the protocol compares 2048"),
+        (["generation", "--protocol", "stylegan_v"], "`readers` must have a `clip` (--features), for FVD and KVD"),
         (["reconstruction", "--lpips_weights", "a.pth"], "--lpips_weights a.pth has no effect without a --lpips"),
         (["ablation", "reconstruction", "--variant", "a", "/nowhere"], "There is no model in /nowhere"),
         (["ablation", "reconstruction", "--variant", "no model"], "--variant needs a name of its own and a model"),
@@ -255,7 +272,6 @@ def test_parts_hold_features_and_no_frames(once):
 
 
 def test_a_number_that_some_seeds_lack_is_the_mean_of_the_others():
-    mean_row = runpy.run_path(str(REPOSITORY / "examples" / "evaluate.py"))["mean_row"]
     rows = [MeasuredRow("a", values) for values in ({"l1": 1.0, "motion": 0.5}, {"l1": 3.0})]
     row = mean_row(rows)
     assert row.values == {"l1": 2.0, "motion": 0.5} and row.deviations == {"l1": 1.0, "motion": 0.0}

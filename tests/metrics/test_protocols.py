@@ -11,6 +11,13 @@ def frames_of(clip, num_frames: int) -> list[int]:
     return [clip.start + index * clip.stride for index in range(num_frames)]
 
 
+def test_the_protocols_are_those_of_the_published_code():
+    """Of TF-GAN's covariance, which StyleGAN-V took over, and of numpy's, which DIGAN has."""
+    assert (STYLEGAN_V.ddof, DIGAN.ddof) == (0, 1)
+    assert (STYLEGAN_V.num_clips, DIGAN.num_clips) == (2048, 2048)
+    assert (STYLEGAN_V.repeats, DIGAN.repeats) == (1, 10)
+
+
 # --- one clip of each video ---
 
 

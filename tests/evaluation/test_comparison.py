@@ -1,0 +1,52 @@
+import re
+
+import pytest
+
+from leo_diffusers.evaluation.comparison import ABLATION_TABLES, PAPER_TABLES, comparable_rows, paper_settings
+from leo_diffusers.evaluation.paper_tables import PAPER_ROWS
+
+
+TAICHI = {"protocol": "digan", "num_frames": 16, "frame_stride": 4, "features": "i3d"}
+FACES = {"protocol": "stylegan_v", "num_frames": 16, "frame_stride": 1, "features": "i3d"}
+
+
+def test_every_table_but_that_of_speed_can_be_shown():
+    shown = [table for tables in (PAPER_TABLES, ABLATION_TABLES) for names in tables.values() for table in names]
+    assert set(shown) == {row.table for row in PAPER_ROWS}
+
+
+@pytest.mark.parametrize("row", {(row.table, row.dataset): row for row in PAPER_ROWS}.values(), ids=str)
+def test_every_data_set_can_be_measured_as_its_table_was(row):
+    arguments = {name: allowed[0] for name, allowed in paper_settings(row.table, row.dataset).items()}
+    assert row in comparable_rows([row.table], row.dataset, arguments)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "arguments", "table"),
+    [
+        ("TaichiHD128", TAICHI, "LEO 1"),
+        ("TaichiHD128", {**TAICHI, "num_frames": 128, "frame_stride": 1}, "LEO 2"),
+        ("FaceForensics", FACES, "LEO 1"),
+        ("FaceForensics", {**FACES, "num_frames": 128}, "LEO 2"),
+        ("FaceForensics", {**FACES, "features": None}, "LEO 1"),  # ACD alone
+        ("UCF101", FACES, "LEO 6"),
+    ],
+)
+def test_the_length_of_clips_decides_the_table(dataset, arguments, table):
+    assert {row.table for row in comparable_rows(PAPER_TABLES["generation"], dataset, arguments)} == {table}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "arguments", "message"),
+    [
+        ("FaceForensics", {**FACES, "num_frames": 64}, "is measured with --num_frames 16, got 64; LEO, Table 2"),
+        ("UCF101", {**FACES, "num_frames": 128}, "LEO, Table 6 is measured with --num_frames 16, got 128"),
+        ("TaichiHD256", {**TAICHI, "protocol": "stylegan_v"}, "with --protocol digan, got stylegan_v"),
+        ("TaichiHD128", {**TAICHI, "frame_stride": 1}, "with --frame_stride 4, got 1"),
+        ("CelebV-HQ", {**FACES, "features": "random_i3d"}, "with --features i3d or i3d_torchscript, got random_i3d"),
+        ("VoxCeleb", FACES, "of TaichiHD128, FaceForensics, CelebV-HQ, TaichiHD256, UCF101, those of LEO, Table 1"),
+    ],
+)
+def test_what_was_measured_otherwise_does_not_stand_beside_the_papers(dataset, arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        comparable_rows(PAPER_TABLES["generation"], dataset, arguments)
