@@ -9,10 +9,10 @@ quality:
 	ruff format --check .
 
 test:
-	python -m pytest
+	python -m pytest -n auto --dist loadfile
 
 test-examples:
-	python -m pytest tests/examples
+	python -m pytest -n auto --dist loadfile tests/examples
 
 test-slow:
 	python -m pytest -m slow

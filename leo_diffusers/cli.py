@@ -6,7 +6,7 @@ from pathlib import Path
 
 from . import DEMO_MODEL, __version__, commands
 from .app import AppSettings, run_app
-from .command_line import OneLineParser, parse_direction, parse_reference_frame, run_command
+from .command_line import OneLineParser, parse_direction, parse_reference_frame, parse_seed, run_command
 from .demo import LONG_FRAMES, run_demo
 from .pipelines.cropping import CROPS
 
@@ -136,7 +136,7 @@ def add_model_command(subparsers: Subparsers, name: str, run: Run, help: str, ou
     command = add_command(subparsers, name, run, help)
     add_model_options(command)
     command.add_argument("--output", required=True, type=Path, help=output)
-    command.add_argument("--seed", type=int, default=0, help="seed of every random draw (default: %(default)s)")
+    command.add_argument("--seed", type=parse_seed, default=0, help="seed of every random draw (default: %(default)s)")
     return command
 
 

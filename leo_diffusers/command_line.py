@@ -16,6 +16,7 @@ from . import video_io
 # What bad input raises. Its traceback is logged at debug level; that of anything else is shown.
 INPUT_ERRORS = (ValueError, TypeError, OSError, HfHubHTTPError, video_io.FFmpegError)
 BAD_INPUT = 2
+LARGEST_SEED = 2**63 - 1
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -41,6 +42,13 @@ def parse_reference_frame(text: str) -> int | str:
         return text if text == "auto" else int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f'{text!r} is neither "auto" nor the number of a frame') from None
+
+
+def parse_seed(text: str) -> int:
+    r"""A seed that PyTorch takes."""
+    if text.isdecimal() and int(text) <= LARGEST_SEED:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2^63 - 1")
 
 
 def run_command(name: str, work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:

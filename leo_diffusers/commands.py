@@ -29,6 +29,7 @@ from .pipelines.pipeline_leo import LEOPipeline
 from .pipelines.pipeline_leo_edit import LEOEditPipeline
 from .pipelines.pipeline_leo_infinite import LEOInfinitePipeline
 from .pipelines.pipeline_lia import LIAPipeline
+from .video_io.ffmpeg import exact_frame_rate
 
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -245,6 +246,7 @@ def run_stream(arguments: argparse.Namespace) -> None:
     if num_frames is None and not is_piped:
         num_frames = FILE_FRAMES
     image = None if arguments.image is None else video_io.read_image(arguments.image)
+    exact_frame_rate(arguments.fps)  # raw video has no rate, but its player must be told one
     sink = RawVideoWriter() if is_piped else video_io.VideoWriter(arguments.output, arguments.fps)
     with contextlib.redirect_stdout(sys.stderr):  # what others print is no video
         pipeline = load_pipeline(LEOInfinitePipeline, arguments)

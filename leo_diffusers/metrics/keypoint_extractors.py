@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn as nn
 
-from ..data.motion_codes import hash_tensors
 from .average_keypoint_distance import MISSING
 from .feature_extractor import read_frames, to_8bit
-from .weights import WeightsFile, file_hash
+from .weights import WeightsFile, file_hash, network_hash
 
 
 # An image (H, W, 3), uint8, RGB -> keypoints (K, 2), x and y in pixels, missing ones -1 or NaN; None for nobody there
@@ -100,15 +100,9 @@ class FaceKeypoints(KeypointExtractor):
         weights_hash = None
         if detector is None:
             package = load_face_alignment(download, device)
-            networks = {"points": package.face_alignment_net, "faces": package.face_detector.face_detector}
-            # The package keeps its files to itself; compiled networks name their weights otherwise.
-            weights_hash = hash_tensors(
-                {
-                    f"{network}.{name.removeprefix('_orig_mod.')}": tensor
-                    for network, module in networks.items()
-                    for name, tensor in module.state_dict().items()
-                }
-            )
+            # The package keeps its files to itself.
+            networks = [package.face_alignment_net, package.face_detector.face_detector]
+            weights_hash = network_hash(nn.ModuleList(networks))
             detector = first_face(package.get_landmarks_from_image)
         super().__init__(detector, num_keypoints=68, weights_hash=weights_hash)
 

@@ -18,6 +18,15 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def network_hash(network: nn.Module) -> str:
+    r"""A SHA-256 of a network's weights, for where their file is not at hand; the same once it is compiled."""
+    digest = hashlib.sha256()
+    tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in network.state_dict().items()}
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class WeightsFile:
     r"""

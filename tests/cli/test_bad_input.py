@@ -100,6 +100,8 @@ def assert_refused(code: int | None, capsys, folder: Path, before: list[Path], m
         ("stream", {"smoothing": -1}, "`smoothing` must be from 0 (off) to 100 frames, got -1.0"),
         ("stream", {"model": "{lia}"}, "motion_unet"),
         ("stream", {"fps": 0}, "`frames_per_second` must be a number from 0.01 to 1000"),
+        ("stream", {"fps": 0, "output": "-"}, "`frames_per_second` must be a number from 0.01 to 1000"),
+        ("stream", {"seed": 2**63}, "argument --seed: '9223372036854775808' is no whole number from 0 to 2^63 - 1"),
         ("stream", {"output": "{tmp}/missing/out.mp4"}, "The folder"),
         ("stream", {"output": "{tmp}/out.xyz"}, "out.xyz: videos are written as one of"),
         ("edit", {"video": None}, "--video"),
