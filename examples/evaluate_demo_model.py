@@ -98,9 +98,7 @@ def measure(
     frames: torch.Tensor, truth: torch.Tensor, keypoints: torch.Tensor, distance: LabelNetworkLoss
 ) -> dict[str, float]:
     r"""Errors of a clip (F, 3, H, W); regions: mean L1 within boxes around their keypoints, pixels in [0, 1]."""
-    # A copy has the source's own frame exactly, of which there is no finite PSNR.
-    psnr = reconstruction_metrics(frames[1:], truth[1:])["psnr"]
-    values = {"psnr": psnr, "distance": distance(frames, truth).item()}
+    values = {"psnr": reconstruction_metrics(frames, truth)["psnr"], "distance": distance(frames, truth).item()}
     for region, names in REGIONS.items():
         mask = region_mask(keypoints, [KEYPOINT_GROUPS[name] for name in names], frames.shape[-1])
         values[region] = ((frames - truth).abs() / 2 * mask).sum().item() / (3 * mask.sum().item())
