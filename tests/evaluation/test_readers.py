@@ -106,3 +106,11 @@ def test_a_pretrained_network_takes_the_protocol_too(tmp_path):
 def test_what_cannot_be_read_is_refused_by_its_argument(words, message):
     with pytest.raises(ValueError, match=message):
         parse_readers(*words)
+
+
+def test_fvd_is_no_distance_of_a_video_fid(capsys):
+    with pytest.raises(SystemExit):
+        parse_readers("--features", "video_fid")
+    assert (
+        "invalid choice: 'video_fid' (choose from 'i3d', 'i3d_torchscript', 'random_i3d')" in capsys.readouterr().err
+    )

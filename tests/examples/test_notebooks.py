@@ -82,7 +82,7 @@ def test_no_notebook_is_left_out():
     "name, kinds",
     [
         ("quickstart", {"image/png": 1, "video/mp4": 5}),
-        ("train_motion", {"image/png": 3, "video/mp4": 3}),
+        pytest.param("train_motion", {"image/png": 3, "video/mp4": 3}, marks=pytest.mark.slow),
         ("edit_video", {"image/png": 1, "video/mp4": 5}),
     ],
 )

@@ -9,6 +9,9 @@ from safetensors import safe_open
 from leo_diffusers import LEOEditPipeline, LEOInfinitePipeline, LEOPipeline, LIAPipeline
 
 
+pytestmark = pytest.mark.slow  # every stage of the recipe, a script each
+
+
 @pytest.fixture(scope="module")
 def smoke_folder(run_example, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo-model")
