@@ -46,9 +46,13 @@ def parse_reference_frame(text: str) -> int | str:
 
 def parse_seed(text: str) -> int:
     r"""A seed that PyTorch takes."""
-    if text.isdecimal() and int(text) <= LARGEST_SEED:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2^63 - 1")
+    try:
+        seed = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+    if abs(seed) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is larger than 2^63 - 1, the largest seed of PyTorch")
+    return seed
 
 
 def run_command(name: str, work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
