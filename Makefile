@@ -15,7 +15,7 @@ test-examples:
 	python -m pytest -n auto --dist loadfile tests/examples
 
 test-slow:
-	python -m pytest -m slow
+	python -m pytest -n auto --dist loadfile -m slow
 
 test-gpu:
 	python -m pytest -m gpu

@@ -125,9 +125,9 @@ def test_a_photo_is_animated_without_pytorch(demo_folder):
 @pytest.mark.parametrize(
     "config",
     [
-        {"align_corners": False},
+        pytest.param({"align_corners": False}, marks=pytest.mark.slow),
         {"align_corners": True, "warp_source_image": True, "inpaint_rgb": True},
-        {"align_corners": True, "motion_basis": "free", "inpaint_rgb": True},
+        pytest.param({"align_corners": True, "motion_basis": "free", "inpaint_rgb": True}, marks=pytest.mark.slow),
         {"align_corners": False, "motion_basis": "none", "motion_dim": 32, "warp_source_image": True},
     ],
 )

@@ -1,5 +1,6 @@
 """The papers' ablations, each from clips to video by the scripts' flags alone."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ MOTION = (
     "--sequence_length 8 --block_out_channels 16 32 --attention_levels 1 --layers_per_block 1 "
     "--num_validation_samples 2 --num_inference_steps 2"
 )
+slow = partial(pytest.param, marks=pytest.mark.slow)
 BRIEFLY = "--max_train_steps 1 --train_batch_size 2 --report_to none"
 
 
@@ -37,11 +39,11 @@ def trained(run_example, clips_folder, tmp_path):
 @pytest.mark.parametrize(
     ("basis", "num_directions", "latent_dim", "condition"),
     [
-        ("orthogonal", 5, 32, "start"),  # LIA Table VII: number of directions
-        ("orthogonal", 100, 128, "start"),
-        ("free", 10, 32, "start"),  # LIA Table VIII: random basis
+        slow("orthogonal", 5, 32, "start"),  # LIA Table VII: number of directions
+        slow("orthogonal", 100, 128, "start"),
+        slow("free", 10, 32, "start"),  # LIA Table VIII: random basis
         ("none", 32, 32, "start"),  # LIA Table VI: no dictionary
-        ("orthogonal", 20, 32, "none"),  # LEO Table 4: no Linear Motion Condition
+        slow("orthogonal", 20, 32, "none"),  # LEO Table 4: no Linear Motion Condition
     ],
 )
 def test_ablation(trained, clips_folder, basis, num_directions, latent_dim, condition):
