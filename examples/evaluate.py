@@ -52,6 +52,7 @@ from leo_diffusers.training.arguments import check_processes
 
 
 VERSION = version("leo_diffusers")
+MEASURES = 2  # raised where what a part holds comes to mean something else: such parts must not mix
 LONGEST_WAIT = timedelta(days=7)  # of a process for the others
 
 
@@ -152,7 +153,7 @@ def add_ablation(commands: argparse._SubParsersAction) -> None:
         add_output_argument(task)
         add_dataset_argument(task)
         tables = ABLATION_TABLES[name]
-        task.add_argument("--paper_table", choices=tables, default=tables[0], help="of --dataset (%(default)s)")
+        task.add_argument("--paper_table", choices=tables, default=None, help=f"of --dataset ({tables[0]})")
         task.add_argument(
             "--variant",
             nargs="+",
@@ -229,7 +230,7 @@ def describe_clips(args: argparse.Namespace, clips: list[VideoClip]) -> dict[str
 
 def keep_parts(args: argparse.Namespace, accelerator: Accelerator, **settings: object) -> EvaluationParts:
     r"""Where the measurements of a task are kept."""
-    settings = {"task": args.task, "version": VERSION, "frame_size": args.frame_size, **settings}
+    settings = {"task": args.task, "version": VERSION, "measures": MEASURES, "frame_size": args.frame_size, **settings}
     return EvaluationParts(args.output_dir, settings, accelerator)
 
 
@@ -260,9 +261,8 @@ def measure_cross(args: argparse.Namespace, accelerator: Accelerator) -> Report:
     settings = {"model": describe_pipeline(pipeline), "readers": readers.describe(), **drawn}
     parts = keep_parts(args, accelerator, **describe_clips(args, clips), **settings)
     results = evaluate_cross(pipeline, clips, readers, parts, **drawn)
-    # Features of another network are no video FID that stands beside the papers'.
-    features = None if args.features == "video_fid" else args.features
-    return Report(results, [measured_row(title_of(args, features), results["model"])])
+    # Of which scale a video FID is, and whether of random weights, hangs on the features.
+    return Report(results, [measured_row(title_of(args, args.features), results["model"])])
 
 
 def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Report:
@@ -296,7 +296,9 @@ def measure_generation(args: argparse.Namespace, accelerator: Accelerator) -> Re
     # So that a trial with few clips or a network of random weights is not taken for a number of the papers.
     counts = f"{results['num_real']} real and {results['num_fake']} generated"
     trials = None if repeats == PROTOCOLS[args.protocol].repeats else f"{repeats} trials"
-    title = title_of(args, args.protocol, trials, counts, args.features)
+    begins = "cond" if args.conditional else "from given poses" if args.start_codes_dir is not None else "uncond"
+    transitions = None if args.transition == "none" else "transitions"
+    title = title_of(args, begins, transitions, args.protocol, trials, counts, args.features)
     return Report(results, [measured_row(title, {name: results[name]["mean"] for name in names}, deviations)])
 
 
@@ -315,7 +317,7 @@ def measure_repetition(args: argparse.Namespace, accelerator: Accelerator) -> Re
         **repetition_settings(pipeline, reference, settings),
     )
     results = evaluate_repetition(pipeline, images, reference, parts, settings)
-    titles = {"none": "without transitions", "diffusion": "with transitions"}
+    titles = {"none": "without transitions, computed", "diffusion": "with transitions, computed"}  # not by raters
     rows = [
         MeasuredRow(f"{args.model_name}, {titles[name]}", {"repeated_motion": found["share"]})
         for name, found in results["transitions"].items()
@@ -392,9 +394,12 @@ def measure_variants(args: argparse.Namespace, accelerator: Accelerator) -> Repo
 
 def find_paper_rows(args: argparse.Namespace) -> list[PaperRow]:
     r"""What the papers say of `--dataset`; a ValueError where they do not, or measured otherwise."""
+    table = getattr(args, "paper_table", None)
     if getattr(args, "dataset", None) is None:
+        if table is not None:
+            raise ValueError(f"--paper_table {table} has no effect without --dataset: name both.")
         return []
-    tables = (args.paper_table,) if args.task == "ablation" else PAPER_TABLES[args.task]
+    tables = (table or ABLATION_TABLES[args.ablated][0],) if args.task == "ablation" else PAPER_TABLES[args.task]
     return comparable_rows(tables, args.dataset, vars(args))
 
 

@@ -51,7 +51,7 @@ def parse_seed(text: str) -> int:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
     if abs(seed) > LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"{text} is larger than 2^63 - 1, the largest seed of PyTorch")
+        raise argparse.ArgumentTypeError(f"{text} is out of range: seeds are from -(2^63 - 1) to 2^63 - 1")
     return seed
 
 

@@ -101,7 +101,7 @@ def build_readers(args: argparse.Namespace, device: torch.device) -> Readers:
     if getattr(args, "keypoints", None) is not None:
         weights = {} if args.keypoints == "face" else {"weights": args.keypoints_weights}
         with named_as_arguments("keypoints"):
-            readers["keypoints"] = KEYPOINTS[args.keypoints](download=args.download, **weights)
+            readers["keypoints"] = KEYPOINTS[args.keypoints](download=args.download, device=str(device), **weights)
     for argument, reader in (("identity", "identity"), ("features", "clip")):
         name = getattr(args, argument, None)
         prepared = {"protocol": args.protocol} if "protocol" in args and name in ("i3d", RANDOM_FEATURES) else {}

@@ -28,18 +28,32 @@ FVD_PROTOCOLS = {
     "CelebV-HQ": ("stylegan_v", 1),
     "UCF101": ("stylegan_v", 1),
 }
+FACES = ("VoxCeleb", "VoxCelebHQ", "GermanPublicTV", "FaceForensics", "CelebV-HQ")
+NOT_OF_PAPERS = {"label_network": (), "start_codes_dir": ()}  # with what no paper measured
 
 
 def paper_settings(table: str, dataset: str) -> dict[str, tuple[object, ...]]:
     r"""By argument of the command line the values that a table's numbers of a data set may be held against."""
+    is_face = dataset in FACES
     if table == "LIA III":
-        return {"features": VIDEO_FID_FEATURES}
-    if table not in ("LEO 1", "LEO 2", "LEO 4", "LEO 6"):
-        return {}
-    protocol, stride = FVD_PROTOCOLS[dataset]
-    long = {"num_frames": (128,), "frame_stride": (1,)}  # clips of 128 frames have room for no other stride
-    short = {"num_frames": (16,), "frame_stride": (stride,)}
-    return {"protocol": (protocol,), **(long if table == "LEO 2" else short), "features": FVD_FEATURES}
+        return {"features": VIDEO_FID_FEATURES, "num_frames": (100,), **NOT_OF_PAPERS}
+    if table in ("LEO 1", "LEO 2", "LEO 4", "LEO 6"):
+        protocol, stride = FVD_PROTOCOLS[dataset]
+        # Of clips of 128 frames the papers do not say the stride: 1 is chosen here.
+        num_frames, stride = (128, 1) if table == "LEO 2" else (16, stride)
+        return {
+            "protocol": (protocol,),
+            "num_frames": (num_frames,),
+            "frame_stride": (stride,),
+            "fake_stride": (stride,),
+            "features": FVD_FEATURES,
+            "identity": ("face",) if is_face else ("body",),
+            **NOT_OF_PAPERS,
+        }
+    if table.startswith("LIA"):
+        keypoints, identity = ("face", "openface") if is_face else ("body", "body_compat")
+        return {"num_frames": (), "keypoints": (keypoints,), "identity": (identity,), **NOT_OF_PAPERS}
+    return {}
 
 
 def comparable_rows(tables: Sequence[str], dataset: str, arguments: dict[str, object]) -> list[PaperRow]:
@@ -73,6 +87,6 @@ def find_difference(table: str, dataset: str, arguments: dict[str, object]) -> s
     for name, allowed in paper_settings(table, dataset).items():
         given = arguments.get(name)
         if given is not None and given not in allowed:
-            choices = " or ".join(map(str, allowed))
-            return f"{table.replace(' ', ', Table ')} is measured with --{name} {choices}, got {given}"
+            wanted = f"with --{name} {' or '.join(map(str, allowed))}" if allowed else f"without --{name}"
+            return f"{table.replace(' ', ', Table ')} is measured {wanted}, got {given}"
     return None

@@ -20,10 +20,13 @@ def measured_row(name: str, values: dict, deviations: dict | None = None) -> Mea
 
 
 def mean_row(rows: Sequence[MeasuredRow]) -> MeasuredRow:
-    r"""The mean of several models' rows, with the deviations between them where there are several."""
-    values = {name: [row.values[name] for row in rows if name in row.values] for name in rows[0].values}
+    r"""The mean of several models' rows, with the deviations between those that have a number; a single row itself."""
+    if len(rows) == 1:
+        return rows[0]
+    names = dict.fromkeys(name for row in rows for name in row.values)
+    values = {name: [row.values[name] for row in rows if name in row.values] for name in names}
     means = {name: float(np.mean(numbers)) for name, numbers in values.items()}
-    deviations = {name: float(np.std(numbers)) for name, numbers in values.items()} if len(rows) > 1 else {}
+    deviations = {name: float(np.std(numbers)) for name, numbers in values.items() if len(numbers) > 1}
     return replace(rows[0], values=means, deviations=deviations)
 
 
@@ -31,4 +34,5 @@ def preference_row(comparison: dict) -> MeasuredRow:
     r"""Of two methods, how often the first was preferred, per cent."""
     first, second = comparison["methods"]
     shares = {question: comparison[question]["shares"][first] * 100 for question in QUESTIONS}
-    return MeasuredRow(f"{first} / {second} ({comparison['num_raters']} raters)", shares)
+    raters = "1 rater" if comparison["num_raters"] == 1 else f"{comparison['num_raters']} raters"
+    return MeasuredRow(f"{first} / {second} ({raters})", shares)

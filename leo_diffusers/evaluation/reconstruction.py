@@ -108,7 +108,7 @@ def measure_reconstruction(
         for task, video in {"model": fake, "copy": source_frame.expand_as(real)}.items():
             for name, value in pixel_errors(real, video, readers.perceptual).items():
                 errors[f"{task}/{name}"] += value * len(real) / count
-            psnr = reconstruction_metrics(video[-len(moved) :], moved)["psnr"]
+            psnr = reconstruction_metrics(video[len(video) - len(moved) :], moved)["psnr"]
             errors[f"{task}/psnr"] += psnr * len(moved) / (count - 1)
         num_seen += len(real)
         read["real"].append(readers.read(real))

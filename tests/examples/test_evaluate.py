@@ -75,9 +75,10 @@ def test_other_settings_do_not_mix(once, reconstruction):
     assert "was measured with another `num_frames`, None and not 4" in said
 
 
-def test_the_papers_rows_stand_beside_ours(reconstruction, animator_folder):
-    folder, _ = reconstruction("papers", "--dataset", "VoxCeleb", "--num_videos", 1)
-    table = (folder / "table.md").read_text()
+def test_the_papers_rows_stand_beside_ours(run_example, animator_folder, labelled_folder, tmp_path):
+    words = ["--model", animator_folder, "--test_data_dir", labelled_folder, "--dataset", "VoxCeleb"]
+    run_example("evaluate.py", "reconstruction", *words, "--num_videos", 1, "--output_dir", tmp_path)
+    table = (tmp_path / "table.md").read_text()
     assert "| LIA (256px) | 0.041 |" in table and "LIA, Table I" in table and "**ours**" in table
     assert f"| **{animator_folder.name} (32px)** |" in table and "| **copying the source** |" in table
 
@@ -100,7 +101,8 @@ def test_generated_videos(run_example, full_folder, labelled_folder, network_fol
     results = read_json(tmp_path / "drawn" / "results.json")
     assert results["protocol"]["name"] == "stylegan_v, 2 clips" and results["acd"]["mean"] > 0
     assert "fvd" not in results  # no network reads clips
-    assert "(stylegan_v, 2 real and 2 generated)**" in (tmp_path / "drawn" / "table.md").read_text()
+    begins = "cond" if conditional else "uncond"
+    assert f"({begins}, stylegan_v, 2 real and 2 generated)**" in (tmp_path / "drawn" / "table.md").read_text()
     assert Image.open(tmp_path / "drawn" / "generated.png").height == 2 * 32
 
 
@@ -203,8 +205,9 @@ def test_variants_are_compared_over_their_seeds(
     assert f"**{mean:.3f} ± {deviation:.3f}**" in rows["two seeds"] and "±" not in rows["one"]
     assert list(rows).count("copying the source") == 1 and (tmp_path / "out" / "variants.png").is_file()
     papers = ["--dataset", "VoxCeleb", "--paper_table", "LIA VII"]
+    options = ["--test_data_dir", labelled_folder, "--output_dir", tmp_path / "papers"]
     run_example("evaluate.py", "ablation", "reconstruction", *variants, *options, *papers)
-    table = (tmp_path / "out" / "table.md").read_text()
+    table = (tmp_path / "papers" / "table.md").read_text()
     assert "| 5 directions | 0.051 |" in table and "**two seeds (32px)**" in table
 
 
@@ -224,7 +227,7 @@ def test_a_user_study_from_videos_to_scores(run_example, labelled_folder, tmp_pa
     share = comparison["quality"]["shares"]["LEO"] * 100
     run_example("evaluate.py", "user_study", "score", *options, "--output_dir", tmp_path, "--dataset", "TaichiHD")
     table = (tmp_path / "table.md").read_text()
-    assert "| LEO / TATS | 93.00 / 7.00 |" in table and f"| **LEO / TATS (1 raters)** | **{share:.2f}** |" in table
+    assert "| LEO / TATS | 93.00 / 7.00 |" in table and f"| **LEO / TATS (1 rater)** | **{share:.2f}** |" in table
 
 
 def test_methods_of_one_name_are_refused(run_example, labelled_folder, tmp_path):
@@ -250,6 +253,10 @@ def test_methods_of_one_name_are_refused(run_example, labelled_folder, tmp_path)
         (["generation", "--protocol", "stylegan_v"], "`readers` must have a `clip` (--features), for FVD and KVD"),
         (["reconstruction", "--lpips_weights", "a.pth"], "--lpips_weights a.pth has no effect without a --lpips"),
         (["ablation", "reconstruction", "--variant", "a", "/nowhere"], "There is no model in /nowhere"),
+        (
+            ["ablation", "reconstruction", "--variant", "a", "b", "--paper_table", "LIA VI"],
+            "no effect without --dataset",
+        ),
         (["ablation", "reconstruction", "--variant", "no model"], "--variant needs a name of its own and a model"),
     ],
 )
@@ -272,5 +279,8 @@ def test_parts_hold_features_and_no_frames(once):
 
 def test_a_number_that_some_seeds_lack_is_the_mean_of_the_others():
     rows = [MeasuredRow("a", values) for values in ({"l1": 1.0, "motion": 0.5}, {"l1": 3.0})]
-    row = mean_row(rows)
-    assert row.values == {"l1": 2.0, "motion": 0.5} and row.deviations == {"l1": 1.0, "motion": 0.0}
+    for ordered in (rows, rows[::-1]):
+        row = mean_row(ordered)
+        assert row.values == {"l1": 2.0, "motion": 0.5} and row.deviations == {"l1": 1.0}
+    alone = MeasuredRow("a", {"fvd": 100.0}, {"fvd": 3.0})
+    assert mean_row([alone]) == alone  # with the deviation over its trials
