@@ -152,8 +152,7 @@ def add_ablation(commands: argparse._SubParsersAction) -> None:
         task = tasks.add_parser(name, help=TASKS[name].title, formatter_class=argparse.RawTextHelpFormatter)
         add_output_argument(task)
         add_dataset_argument(task)
-        tables = ABLATION_TABLES[name]
-        task.add_argument("--paper_table", choices=tables, default=None, help=f"of --dataset ({tables[0]})")
+        task.add_argument("--paper_table", choices=ABLATION_TABLES[name], default=None, help="which one of --dataset")
         task.add_argument(
             "--variant",
             nargs="+",
@@ -328,8 +327,11 @@ def measure_repetition(args: argparse.Namespace, accelerator: Accelerator) -> Re
 def measure_speed_of_model(args: argparse.Namespace, accelerator: Accelerator) -> Report:
     if accelerator.num_processes > 1:
         raise ValueError(f"Speed is measured by one process, got {accelerator.num_processes}: run it with python.")
-    results = measure_speed(load_model(args, accelerator), args.lengths, args.num_inference_steps, args.repeats)
-    return Report(results, [])
+    pipeline = load_model(args, accelerator)
+    results = measure_speed(pipeline, args.lengths, args.num_inference_steps, args.repeats)
+    measured = {"lengths": args.lengths, "num_inference_steps": args.num_inference_steps, "repeats": args.repeats}
+    settings = {"task": args.task, "version": VERSION, "model": describe_pipeline(pipeline), **measured}
+    return Report({**results, "settings": settings}, [])
 
 
 @dataclass(frozen=True)
@@ -362,7 +364,8 @@ TASKS = {
 def measure_model(task: str, args: argparse.Namespace, accelerator: Accelerator) -> Report:
     r"""A task's report, whose results tell the settings that its parts were measured with."""
     report, path = TASKS[task].measure(args, accelerator), args.output_dir / "settings.json"
-    results = {**report.results, "settings": json.loads(path.read_text()) if path.is_file() else {}}
+    # Speed keeps no parts, and a file that lies there is another task's.
+    results = {"settings": json.loads(path.read_text())} | report.results if task != "speed" else report.results
     if "left_out" in results:
         results["left_out"] = getattr(args, "left_out", {}) | results["left_out"]
     return replace(report, results=results)
@@ -384,8 +387,9 @@ def measure_variants(args: argparse.Namespace, accelerator: Accelerator) -> Repo
             ours = argparse.Namespace(**vars(args) | {"model": model, "model_name": name, "output_dir": folder})
             reports.append(measure_model(args.ablated, ours, accelerator))
         results[name] = [report.results for report in reports]  # each with its settings
-        for place, row in enumerate(reports[0].rows):
-            rows.setdefault(row.method, mean_row([report.rows[place] for report in reports]))
+        for place in range(max(len(report.rows) for report in reports)):  # some may lack the last: transitions
+            row = mean_row([report.rows[place] for report in reports if place < len(report.rows)])
+            rows.setdefault(row.method, row)
     return Report({"variants": results}, list(rows.values()))
 
 
@@ -399,8 +403,8 @@ def find_paper_rows(args: argparse.Namespace) -> list[PaperRow]:
         if table is not None:
             raise ValueError(f"--paper_table {table} has no effect without --dataset: name both.")
         return []
-    tables = (table or ABLATION_TABLES[args.ablated][0],) if args.task == "ablation" else PAPER_TABLES[args.task]
-    return comparable_rows(tables, args.dataset, vars(args))
+    tables = ABLATION_TABLES[args.ablated] if args.task == "ablation" else PAPER_TABLES[args.task]
+    return comparable_rows(tables if table is None else (table,), args.dataset, vars(args))
 
 
 def save(report: Report, papers: list[PaperRow], args: argparse.Namespace) -> None:

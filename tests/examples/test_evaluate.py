@@ -186,6 +186,7 @@ def test_speed_is_measured(run_example, full_folder, tmp_path):
     results = read_json(tmp_path / "results.json")
     assert results["videos"]["4"]["seconds"] > 0 and results["parameters"]["animator"] > 0
     assert '"frames_per_second"' in said
+    assert results["settings"]["lengths"] == [4] and results["settings"]["model"]["networks"]["animator"]
 
 
 def test_variants_are_compared_over_their_seeds(
