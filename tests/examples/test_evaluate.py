@@ -159,6 +159,9 @@ def test_other_clips_of_the_same_names_are_not_taken_for_these(
     run_example("evaluate.py", *words)
     shutil.copy(folder / "1.mp4", folder / "0.mp4")
     assert "measured with another `clips`" in run_example("evaluate.py", *words, is_refused=True)
+    settings = tmp_path / "out" / "settings.json"
+    settings.write_text(json.dumps(read_json(settings) | {"measures": 1}))  # what parts meant before
+    assert "measured with another `measures`, 1 and not 2" in run_example("evaluate.py", *words, is_refused=True)
 
 
 def test_a_refused_run_leaves_its_folder_usable(run_example, full_folder, labelled_folder, tmp_path):
@@ -166,6 +169,7 @@ def test_a_refused_run_leaves_its_folder_usable(run_example, full_folder, labell
     words += ["--num_clips", 2, "--num_frames", 9, "--num_inference_steps", 2, "--output_dir", tmp_path]
     run_example("evaluate.py", *words, is_refused=True)
     run_example("evaluate.py", *words, "--features", "random_i3d")
+    assert read_json(tmp_path / "results.json")["num_fake"] == 2
 
 
 @pytest.mark.parametrize("is_repetition", [True, False])
